@@ -1,0 +1,43 @@
+# make demo   set up and show the main job, without a key
+# make test   set up and run every test
+# make check  what CI runs before a merge: lint, format, types, import graph, sizes, tests
+# make bench  measure runstream beside its peers (each in an environment of its own)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check lint types install bench clean
+
+demo: install
+	@$(BIN)/runstream demo $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: install lint types
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tests/sizes.py
+
+types: install
+	$(BIN)/basedpyright
+
+bench: install
+	$(BIN)/python -m benchmarks $(ARGS)
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) ..."
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "runstream needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache dist build

@@ -1,0 +1,189 @@
+"""The exception tree.
+
+Names that exist in the OpenAI Agents SDK keep their names, constructors and place in the tree, so that `except`
+clauses written for it go on working. Every error carries a stable `code` (for programs) and `retryable` (whether the
+same call may succeed later). Errors that carry objects of an agent's declarations (guardrail tripwires) live beside
+those declarations in `runstream.agent.guardrail`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "AgentsException",
+    "CursorExpired",
+    "MaxTurnsExceeded",
+    "MissingExtra",
+    "ModelBehaviorError",
+    "ModelRefusalError",
+    "ModelStreamBroken",
+    "ModelStreamFailed",
+    "ModelStreamTruncated",
+    "ModelTimeoutError",
+    "RunErrorDetails",
+    "ToolTimeoutError",
+    "UserError",
+]
+
+
+@dataclass
+class RunErrorDetails:
+    """What a run had when it failed; found as `error.run_data`."""
+
+    input: Any
+    """The original input: a string or a list of input items."""
+    new_items: list[Any]
+    """The run items that were complete."""
+    raw_responses: list[Any]
+    """The `ModelResponse`s that were complete."""
+    last_agent: Any
+    context_wrapper: Any
+    input_guardrail_results: list[Any]
+    output_guardrail_results: list[Any]
+    tool_input_guardrail_results: list[Any] = field(default_factory=list[Any])
+    tool_output_guardrail_results: list[Any] = field(default_factory=list[Any])
+
+    def __str__(self) -> str:
+        return (
+            f"RunErrorDetails(last_agent={getattr(self.last_agent, 'name', self.last_agent)!r}, "
+            f"{len(self.new_items)} items, {len(self.raw_responses)} responses)"
+        )
+
+
+class AgentsException(Exception):
+    """Base of every error that this package raises for a run."""
+
+    code: str = "error"
+    retryable: bool = False
+    run_data: RunErrorDetails | None
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.run_data = None
+
+
+class UserError(AgentsException):
+    """The program that uses the library is wrong; the message says what to change."""
+
+    code = "user_error"
+    message: str
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+
+class MissingExtra(UserError):
+    """A feature needs an optional dependency that is not installed."""
+
+    code = "missing_extra"
+
+    def __init__(self, feature: str, extra: str) -> None:
+        self.feature = feature
+        self.extra = extra
+        super().__init__(f"{feature} needs an optional dependency: pip install 'runstream[{extra}]'")
+
+
+class MaxTurnsExceeded(AgentsException):
+    """The agents took more turns than `max_turns` allows."""
+
+    code = "max_turns_exceeded"
+    message: str
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+
+class ModelBehaviorError(AgentsException):
+    """The model did something that it should not: an unknown tool, malformed JSON, a response without an end."""
+
+    code = "model_behavior"
+    message: str
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+
+class ModelStreamFailed(ModelBehaviorError):
+    """The provider reported a failure inside the stream (`response.failed`, `response.incomplete`, `error`).
+
+    `event_type` is the type of the event that said so, `error_code` the provider's own code if it gave one.
+    """
+
+    code = "model_stream_failed"
+
+    def __init__(self, message: str, *, event_type: str, error_code: str | None = None) -> None:
+        self.event_type = event_type
+        self.error_code = error_code
+        super().__init__(message)
+
+
+class ModelStreamTruncated(ModelBehaviorError):
+    """The stream ended, or its connection broke, before its terminal event: never a success."""
+
+    code = "model_stream_truncated"
+    retryable = True
+
+
+class ModelStreamBroken(ModelBehaviorError):
+    """A frame of the stream could not be decoded. `frame` holds its first 200 bytes."""
+
+    code = "model_stream_broken"
+
+    def __init__(self, message: str, *, frame: bytes = b"") -> None:
+        self.frame = frame[:200]
+        super().__init__(message)
+
+
+class ModelRefusalError(AgentsException):
+    """The model refused where a structured output was required."""
+
+    code = "model_refusal"
+    refusal: str
+
+    def __init__(self, refusal: str) -> None:
+        self.refusal = refusal
+        super().__init__(f"The model refused to answer: {refusal}")
+
+
+class ModelTimeoutError(AgentsException):
+    """One model call took longer than `ModelSettings.timeout` seconds."""
+
+    code = "model_timeout"
+    retryable = True
+    timeout_seconds: float
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self.timeout_seconds = timeout_seconds
+        super().__init__(f"The model call exceeded its time limit of {timeout_seconds:g} s (ModelSettings.timeout).")
+
+
+class ToolTimeoutError(AgentsException):
+    """A tool took longer than its `timeout` and asked for an exception instead of a message to the model."""
+
+    code = "tool_timeout"
+    tool_name: str
+    timeout_seconds: float
+
+    def __init__(self, tool_name: str, timeout_seconds: float) -> None:
+        self.tool_name = tool_name
+        self.timeout_seconds = timeout_seconds
+        super().__init__(f"Tool {tool_name!r} exceeded its time limit of {timeout_seconds:g} s.")
+
+
+class CursorExpired(AgentsException):
+    """A reader asked for events that the log no longer keeps. `first_seq` is the oldest one that it still has."""
+
+    code = "cursor_expired"
+
+    def __init__(self, after: int, first_seq: int) -> None:
+        self.after = after
+        self.first_seq = first_seq
+        super().__init__(
+            f"events after {after} are no longer kept: the oldest kept is {first_seq}; "
+            f"read again with after={first_seq - 1}, or raise RunConfig(max_log_bytes=...)"
+        )

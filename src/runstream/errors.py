@@ -185,5 +185,5 @@ class CursorExpired(AgentsException):
         self.first_seq = first_seq
         super().__init__(
             f"events after {after} are no longer kept: the oldest kept is {first_seq}; "
-            f"read again with after={first_seq - 1}, or raise RunConfig(max_log_bytes=...)"
+            f"read again with after={first_seq - 1}, or raise RunConfig(max_log_events=...)"
         )

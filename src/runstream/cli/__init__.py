@@ -1,0 +1,59 @@
+"""The command `runstream`: one file a command, loaded when it is called, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+import click
+
+__all__ = ["main"]
+
+# The commands and what `--help` says of them; each file has its click command as `command`.
+_COMMANDS = {
+    "demo": "Stream a support desk with tools and a handoff; needs no key.",
+    "endpoint": "A local model server with scripted answers and faults.",
+    "run": "Run a script written for the OpenAI Agents SDK with runstream.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return cast("click.Command", importlib.import_module(f"runstream.cli.{cmd_name}").command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}: the commands are {', '.join(_COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from runstream import __version__
+
+        click.echo(f"runstream {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def _cli() -> None:
+    """runstream: a streaming-first runtime for LLM agents."""
+
+
+def main() -> None:
+    """The console script."""
+    _cli(prog_name="runstream")
+
+

@@ -1,0 +1,197 @@
+"""An agent: a name, instructions, a model and what it may do. A declaration; running it is the run's work."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
+
+from typing_extensions import TypedDict
+
+from runstream.agent.context import RunContextWrapper, TContext
+from runstream.agent.guardrail import InputGuardrail, OutputGuardrail
+from runstream.agent.handoff import Handoff
+from runstream.agent.hooks import AgentHooksBase
+from runstream.agent.model import Model
+from runstream.agent.output import AgentOutputSchemaBase
+from runstream.agent.settings import ModelSettings, get_default_model_settings
+from runstream.agent.tool import FunctionTool, FunctionToolResult, Tool
+from runstream.errors import UserError
+
+if TYPE_CHECKING:
+    from openai.types.responses.response_prompt_param import ResponsePromptParam
+
+__all__ = [
+    "Agent",
+    "AgentBase",
+    "StopAtTools",
+    "ToolUseBehavior",
+    "ToolsToFinalOutputFunction",
+    "ToolsToFinalOutputResult",
+]
+
+
+@dataclass
+class ToolsToFinalOutputResult:
+    """What a `tool_use_behavior` function decided."""
+
+    is_final_output: bool
+    """True ends the run with `final_output`; False lets the model see the tools' outputs."""
+    final_output: Any | None = None
+
+
+ToolsToFinalOutputFunction: TypeAlias = Callable[
+    [RunContextWrapper[TContext], list[FunctionToolResult]],
+    ToolsToFinalOutputResult | Awaitable[ToolsToFinalOutputResult],
+]
+
+
+class StopAtTools(TypedDict):
+    """The run ends with the output of the first tool called that has one of these names."""
+
+    stop_at_tool_names: list[str]
+
+
+ToolUseBehavior: TypeAlias = (
+    Literal["run_llm_again", "stop_on_first_tool"] | StopAtTools | ToolsToFinalOutputFunction[Any]
+)
+
+
+@dataclass
+class AgentBase(Generic[TContext]):
+    """What agents of every kind have."""
+
+    name: str
+    handoff_description: str | None = None
+    """For other agents: when to hand over to this one."""
+    tools: list[Tool] = field(default_factory=list[Tool])
+    mcp_servers: list[Any] = field(default_factory=list[Any])
+    mcp_config: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    async def get_mcp_tools(self, run_context: RunContextWrapper[TContext]) -> list[Tool]:
+        """The tools of the agent's MCP servers. Raises UserError where it has any: they are not supported."""
+        if self.mcp_servers:
+            raise UserError(f"Agent {self.name!r} has mcp_servers, which this version of runstream cannot run")
+        return []
+
+    async def get_all_tools(self, run_context: RunContextWrapper[TContext]) -> list[Tool]:
+        """The tools that are enabled for this run, in the order of declaration."""
+        enabled: list[Tool] = []
+        for tool in self.tools:
+            if not isinstance(tool, FunctionTool) or await _is_enabled(tool, run_context, self):
+                enabled.append(tool)
+        return [*await self.get_mcp_tools(run_context), *enabled]
+
+
+async def _is_enabled(tool: FunctionTool, context: RunContextWrapper[Any], agent: AgentBase[Any]) -> bool:
+    setting = tool.is_enabled
+    if isinstance(setting, bool):
+        return setting
+    answer = setting(context, agent)
+    return bool(await answer if inspect.isawaitable(answer) else answer)
+
+
+@dataclass
+class Agent(AgentBase[TContext]):
+    """A model with instructions, tools and handoffs.
+
+    Raises TypeError at construction for a field of the wrong type, UserError for tools and handoffs that are none. Fields and their meaning are the OpenAI Agents SDK's.
+    """
+
+    instructions: str | Callable[[RunContextWrapper[TContext], Agent[TContext]], str | Awaitable[str]] | None = None
+    """The system prompt, or a function (plain or async) of the context and the agent that makes it at each turn."""
+    prompt: Any | None = None
+    """A stored prompt of the OpenAI API: a dict with `id`, or a function that makes one."""
+    handoffs: list[Agent[Any] | Handoff[TContext, Any]] = field(default_factory=list[Any])
+    """Agents that this one may hand the conversation to."""
+    model: str | Model | None = None
+    """A name, which the run's model provider resolves, or a model; None is the default model."""
+    model_settings: ModelSettings = field(default_factory=get_default_model_settings)
+    input_guardrails: list[InputGuardrail[TContext]] = field(default_factory=list[Any])
+    output_guardrails: list[OutputGuardrail[TContext]] = field(default_factory=list[Any])
+    output_type: type[Any] | AgentOutputSchemaBase | None = None
+    """The type of the final output; None is text."""
+    hooks: AgentHooksBase[TContext, Any] | None = None
+    tool_use_behavior: ToolUseBehavior = "run_llm_again"
+    """What follows a tool call: asking the model again (the default), ending the run with the first tool's output,
+    ending it at tools of certain names, or what a function decides."""
+    reset_tool_choice: bool = True
+    """Whether `tool_choice` goes back to its default after a tool call, which prevents endless calling."""
+
+    def __post_init__(self) -> None:
+        _check(self, "name", str)
+        _check(self, "handoff_description", str, None)
+        for name in ("tools", "handoffs", "input_guardrails", "output_guardrails", "mcp_servers"):
+            _check(self, name, list)
+        if self.instructions is not None and not isinstance(self.instructions, str) and not callable(self.instructions):
+            raise TypeError(
+                f"Agent instructions must be a string, a callable or None, not {type(self.instructions).__name__}"
+            )
+        if isinstance(self.model_settings, dict):
+            self.model_settings = ModelSettings(**cast("dict[str, Any]", self.model_settings))
+        _check(self, "model_settings", ModelSettings)
+        if self.model is not None and not isinstance(self.model, str) and not hasattr(self.model, "get_response"):
+            raise TypeError(f"Agent model must be a name, a Model or None, not {type(self.model).__name__}")
+        behavior = self.tool_use_behavior
+        if not callable(behavior) and not isinstance(behavior, dict):
+            if behavior not in ("run_llm_again", "stop_on_first_tool"):
+                raise TypeError(
+                    "Agent tool_use_behavior must be 'run_llm_again', 'stop_on_first_tool', StopAtTools or a function, "
+                    f"not {behavior!r}"
+                )
+        for tool in self.tools:
+            if isinstance(cast("object", tool), Agent):
+                raise UserError(
+                    f"Agent {self.name!r} has the agent {tool.name!r} among its tools: put it into `handoffs`"
+                )
+            if callable(tool) and not hasattr(tool, "name"):
+                raise UserError(
+                    f"Agent {self.name!r} has the plain function {getattr(tool, '__name__', tool)!r} among its tools: "
+                    "decorate it with @function_tool"
+                )
+        for target in self.handoffs:
+            if not isinstance(cast("object", target), Agent | Handoff):
+                raise UserError(
+                    f"Agent {self.name!r} has {target!r} among its handoffs: give an Agent or handoff(agent, ...)"
+                )
+
+    def clone(self, **kwargs: Any) -> Agent[TContext]:
+        """A copy with some fields changed. Shallow: the copy shares the lists that are not given anew."""
+        return dataclasses.replace(self, **kwargs)
+
+    async def get_system_prompt(self, run_context: RunContextWrapper[TContext]) -> str | None:
+        """The instructions for this run. Raises UserError where a callable does not take (context, agent)."""
+        instructions = self.instructions
+        if instructions is None or isinstance(instructions, str):
+            return instructions
+        parameters = inspect.signature(instructions).parameters
+        if len(parameters) != 2:
+            raise UserError(
+                f"'instructions' callable must accept exactly 2 arguments (context, agent), "
+                f"but it takes {len(parameters)}: {list(parameters)}"
+            )
+        text = instructions(run_context, self)
+        return await text if inspect.isawaitable(text) else text
+
+    async def get_prompt(self, run_context: RunContextWrapper[TContext]) -> ResponsePromptParam | None:
+        """The stored prompt for this run, as the API takes it. Raises UserError where it has no `id`."""
+        prompt = self.prompt
+        if prompt is None:
+            return None
+        if callable(prompt):
+            from runstream.agent.prompt import GenerateDynamicPromptData
+
+            made = prompt(GenerateDynamicPromptData(context=run_context, agent=self))
+            prompt = await made if inspect.isawaitable(made) else made
+        if not isinstance(prompt, dict) or "id" not in prompt:
+            raise UserError(f"Agent {self.name!r}: a prompt is a dict with `id`, not {prompt!r}")
+        return cast("ResponsePromptParam", prompt)
+
+
+def _check(agent: Agent[Any], name: str, *types: type[Any] | None) -> None:
+    value = getattr(agent, name)
+    if not any(value is None if kind is None else isinstance(value, kind) for kind in types):
+        wanted = " or ".join("None" if kind is None else kind.__name__ for kind in types)
+        raise TypeError(f"Agent {name} must be {wanted}, not {type(value).__name__}: {value!r:.100}")

@@ -1,0 +1,118 @@
+"""The envelope and the kinds of events. What is in an event is plain and serialisable; `live` alone is not.
+
+Grammar of a run's log: `run.start` is first and `run.end` is last, each once; `agent.start` comes before anything else
+of that agent; `model` events keep the model's order; a tool's output comes after its call and every call gets exactly
+one output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from openai.types.responses import ResponseStreamEvent
+
+__all__ = [
+    "AGENT_START",
+    "ITEM",
+    "MODEL",
+    "RUN_END",
+    "RUN_START",
+    "AgentStart",
+    "ErrorInfo",
+    "Event",
+    "EventData",
+    "ItemAdded",
+    "RunEnd",
+    "RunStart",
+    "RunStatus",
+]
+
+# Wire names: for ever.
+RUN_START: Final = "run.start"
+RUN_END: Final = "run.end"
+AGENT_START: Final = "agent.start"
+MODEL: Final = "model"
+ITEM: Final = "item"
+
+RunStatus: TypeAlias = Literal["completed", "failed", "cancelled", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """First event of a log."""
+
+    input: str | list[Any]
+    """What the caller passed: a string or a list of input items."""
+    max_turns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStart:
+    """The active agent changed; the event's `agent` is the new one. `live` holds the `Agent` itself."""
+
+    previous: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemAdded:
+    """An item is complete. `live` holds the run item itself."""
+
+    name: str
+    """What happened, as the SDK's RunItemStreamEvent names it: `message_output_created`, `tool_called`, …"""
+    type: str
+    """The run item's type: `message_output_item`, `tool_call_item`, …"""
+    raw: Any
+    """The item in the format of the Responses API: an official typed object or a plain dict."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """An error as plain data."""
+
+    type: str
+    message: str
+    code: str | None = None
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """Last event of a log; seals it. `live` holds the final output of any type, or the exception."""
+
+    status: RunStatus
+    error: ErrorInfo | None = None
+    final_output: Any = None
+    """The final output as plain data, None if there is none."""
+    usage: dict[str, int] | None = None
+    """requests, input_tokens, output_tokens, total_tokens of the whole run."""
+
+
+EventData: TypeAlias = "RunStart | AgentStart | ResponseStreamEvent | ItemAdded | RunEnd | dict[str, Any]"
+
+
+class Event(msgspec.Struct, eq=False):
+    """One numbered event of a run. A struct, not a dataclass, because one is made for every token."""
+
+    run_id: str
+    seq: int
+    """Counts from 1 without gaps: the cursor within the process."""
+    at: float
+    """Seconds since the epoch; never decreases within a run. Events that came in one read share it."""
+    kind: str
+    """One of the wire names above, or one of a later version, whose `data` is then a plain dict."""
+    agent: str | None
+    """Name of the active agent."""
+    attempt: int
+    """Number of the model call within its turn, from 1; 0 outside model calls."""
+    path: tuple[str, ...]
+    """Ids of the tool calls that a nested agent runs under; empty at the top."""
+    data: Any
+    """One of `EventData`, by `kind`."""
+    live: Any = None
+    """The live object in this process (agent, item, output, exception); never leaves it."""
+    frame: bytes | None = None
+    """The JSON bytes that a model's delta arrived in, while they are kept."""

@@ -1,0 +1,229 @@
+"""Retrying a model call before its first content: the one place in the package that sends a request again.
+
+Lifecycle events (`response.created` and the like) are held back until content arrives, so that a retry before it stays
+invisible. Once content was handed on, an error goes up as it is: text that people have seen is not taken back here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from runstream.agent.model import Model, ModelBatch, ModelRequest
+from runstream.agent.retry import (
+    ModelRetryAdviceRequest,
+    ModelRetryBackoffSettings,
+    ModelRetryNormalizedError,
+    ModelRetrySettings,
+    RetryPolicyContext,
+    evaluate_policy,
+)
+from runstream.errors import ModelStreamTruncated
+
+if TYPE_CHECKING:
+    from runstream.clock import Clock
+
+__all__ = ["RetryPolicy", "policy_of", "retry_call", "retry_stream"]
+
+_T = TypeVar("_T")
+_LIFECYCLE = frozenset(("response.created", "response.queued", "response.in_progress"))
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When and after what pause a failed call is made again. The defaults are the official `openai` client's."""
+
+    max_retries: int = 2
+    initial_delay_s: float = 0.5
+    max_delay_s: float = 8.0
+    multiplier: float = 2.0
+    jitter: bool = True
+    max_retry_after_s: float = 60.0
+    """A server that asks for a longer pause than this gets no retry: the error goes up at once."""
+    decide: Callable[[Exception, int], Awaitable[float | bool] | float | bool] | None = None
+    """Replaces the built-in decision: given the error and the number of attempts made, False gives up, True retries
+    after the usual pause, a number retries after so many seconds."""
+
+    def pause_s(self, error: Exception, attempts: int) -> float | None:
+        """Seconds to wait before the next attempt, or None where there must be none."""
+        if not is_transient(error):
+            return None
+        asked = retry_after_s(error)
+        if asked is not None:
+            return asked if asked <= self.max_retry_after_s else None
+        return self.backoff_s(attempts)
+
+    def backoff_s(self, attempts: int) -> float:
+        """Exponential, with up to a quarter taken off at random so that clients do not come back all at once."""
+        delay_s = min(self.initial_delay_s * self.multiplier ** (attempts - 1), self.max_delay_s)
+        return delay_s * (1 - 0.25 * random.random()) if self.jitter else delay_s
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same call may succeed later: connection faults, time-outs, 408, 409, 429 and 5xx, a cut stream.
+
+    A server's `x-should-retry` header decides where it is there; an exhausted quota never is transient.
+    """
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        should = error.response.headers.get("x-should-retry")
+        if should in ("true", "false"):
+            return should == "true"
+        if error.code == "insufficient_quota":
+            return False
+        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    return isinstance(error, openai.APIConnectionError | ModelStreamTruncated)
+
+
+def retry_after_s(error: Exception) -> float | None:
+    """The pause that the server asks for, in seconds (`retry-after-ms`, `retry-after` as a number)."""
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    if headers is None:
+        return None
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return max(float(headers[name]) * unit_s, 0.0)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def policy_of(settings: ModelRetrySettings | None, model: Model, request: ModelRequest, *, stream: bool) -> RetryPolicy:
+    """The policy that `ModelSettings.retry` describes; what it leaves open is the default."""
+    default = RetryPolicy()
+    if settings is None:
+        return default
+    backoff = settings.backoff
+    if not isinstance(backoff, ModelRetryBackoffSettings):
+        backoff = ModelRetryBackoffSettings()
+    max_retries = default.max_retries if settings.max_retries is None else settings.max_retries
+    chosen = settings.policy
+
+    async def decide(error: Exception, attempts: int) -> float | bool:
+        assert chosen is not None
+        advice = model.get_retry_advice(
+            ModelRetryAdviceRequest(error, attempts, stream, request.previous_response_id, request.conversation_id)
+        )
+        decision = await evaluate_policy(
+            chosen,
+            RetryPolicyContext(
+                error,
+                attempts,
+                max_retries,
+                stream,
+                _normalized(error),
+                advice,
+                request.previous_response_id,
+                request.conversation_id,
+            ),
+        )
+        if not decision.retry:
+            return False
+        return True if decision.delay is None else decision.delay
+
+    return RetryPolicy(
+        max_retries=max_retries,
+        initial_delay_s=default.initial_delay_s if backoff.initial_delay is None else backoff.initial_delay,
+        max_delay_s=default.max_delay_s if backoff.max_delay is None else backoff.max_delay,
+        multiplier=default.multiplier if backoff.multiplier is None else backoff.multiplier,
+        jitter=default.jitter if backoff.jitter is None else backoff.jitter,
+        decide=None if chosen is None else decide,
+    )
+
+
+def _normalized(error: Exception) -> ModelRetryNormalizedError:
+    import openai
+
+    is_timeout = isinstance(error, openai.APITimeoutError)
+    return ModelRetryNormalizedError(
+        status_code=getattr(error, "status_code", None),
+        error_code=getattr(error, "code", None),
+        message=str(error),
+        request_id=getattr(error, "request_id", None),
+        retry_after=retry_after_s(error),
+        is_network_error=isinstance(error, openai.APIConnectionError | ModelStreamTruncated) and not is_timeout,
+        is_timeout=is_timeout,
+    )
+
+
+async def _pause(policy: RetryPolicy, clock: Clock, error: Exception, attempts: int) -> bool:
+    """Wait before the next attempt; False where there must be none."""
+    if attempts > policy.max_retries:
+        return False
+    if policy.decide is None:
+        pause_s = policy.pause_s(error, attempts)
+    else:
+        decided = policy.decide(error, attempts)
+        decision = await decided if inspect.isawaitable(decided) else decided
+        pause_s = policy.backoff_s(attempts) if decision is True else None if decision is False else float(decision)
+    if pause_s is None:
+        return False
+    await clock.sleep(pause_s)
+    return True
+
+
+async def retry_call(
+    call: Callable[[], Awaitable[_T]], policy: RetryPolicy, clock: Clock, on_failure: Callable[[Exception], None]
+) -> _T:
+    """Make the call, again after transient errors. `on_failure` is told each error that is followed by a retry."""
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            return await call()
+        except Exception as error:
+            if not await _pause(policy, clock, error, attempts):
+                raise
+            on_failure(error)
+
+
+async def retry_stream(
+    open_stream: Callable[[], AsyncIterator[ModelBatch]],
+    policy: RetryPolicy,
+    clock: Clock,
+    on_failure: Callable[[Exception], None],
+) -> AsyncGenerator[ModelBatch, None]:
+    """The batches of a stream that is opened again after transient errors before its first content.
+
+    `on_failure` is told each error that is followed by a retry. Every stream that was opened is closed.
+    """
+    attempts = 0
+    while True:
+        attempts += 1
+        held: list[ModelBatch] | None = []
+        stream = cast("AsyncGenerator[ModelBatch, None]", open_stream())
+        try:
+            async with aclosing(stream):
+                async for batch in stream:
+                    if held is None:
+                        yield batch
+                    elif all(event.type in _LIFECYCLE for event in batch.events):
+                        held.append(batch)
+                    else:
+                        batches, held = held, None
+                        yield _joined([*batches, batch])
+            for batch in held or ():
+                yield batch
+            return
+        except Exception as error:
+            if held is None or not await _pause(policy, clock, error, attempts):
+                for batch in held or ():
+                    yield batch
+                raise
+            on_failure(error)
+
+
+def _joined(batches: list[ModelBatch]) -> ModelBatch:
+    if len(batches) == 1:
+        return batches[0]
+    events: list[Any] = []
+    frames: list[bytes | None] = []
+    for batch in batches:
+        events += batch.events
+        frames += batch.frames
+    return ModelBatch(events, frames)

@@ -1,0 +1,75 @@
+"""The state of a run as a fold of its log: what has been produced so far. Pure; the same events give the same state.
+
+Deltas change nothing here: what they grow into arrives whole with the events that end them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runstream.agent.items import ModelResponse
+from runstream.events.event import AGENT_START, ITEM, MODEL, RUN_END, RUN_START, Event, RunEnd
+
+__all__ = ["RunFold"]
+
+
+class RunFold:
+    """Apply events in order; read the attributes at any time."""
+
+    __slots__ = ("_done_items", "agent", "agent_name", "end", "input", "items", "response_seq", "responses")
+
+    def __init__(self) -> None:
+        self.input: str | list[Any] = []
+        self.agent_name: str | None = None
+        self.agent: Any = None
+        """The active agent, where the events carry it."""
+        self.items: list[Any] = []
+        """Run items where the events carry them, else the `ItemAdded` records."""
+        self.responses: list[ModelResponse] = []
+        self.response_seq: int | None = None
+        """Seq of the first event of the model response that is not complete; None between responses."""
+        self.end: RunEnd | None = None
+        self._done_items: list[Any] = []
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event of the log."""
+        kind = event.kind
+        if kind == MODEL:
+            self.apply_model(event.data, event.seq, event.live)
+        elif kind == ITEM:
+            self.items.append(event.data if event.live is None else event.live)
+        elif kind == AGENT_START:
+            self.agent_name = event.agent
+            self.agent = event.live
+        elif kind == RUN_START:
+            self.input = event.data.input
+        elif kind == RUN_END:
+            self.end = event.data
+            self.response_seq = None
+
+    def apply_model(self, data: Any, seq: int, response: ModelResponse | None = None) -> None:
+        """Take in a model event that is no delta. `response` is the model's own account of it, where it gave one."""
+        kind = data.type
+        if kind == "response.output_item.done":
+            self._done_items.append(data.item)
+        elif kind == "response.completed":
+            if response is None:
+                response = ModelResponse.from_response(data.response)
+                # Some servers leave the output of the terminal event empty; the items came one by one.
+                if not response.output and self._done_items:
+                    response.output = self._done_items
+            self.responses.append(response)
+            self._done_items = []
+            self.response_seq = None
+            return
+        elif kind == "response.created":
+            self._done_items = []
+            self.response_seq = seq
+            return
+        if self.response_seq is None:
+            self.response_seq = seq
+
+    def abandon_response(self) -> None:
+        """The open response will not be completed: its call has failed or was cancelled."""
+        self._done_items = []
+        self.response_seq = None

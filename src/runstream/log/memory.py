@@ -1,0 +1,274 @@
+"""A log in the memory of one process and one event loop.
+
+Recent events are kept as objects. Older stretches of text deltas are kept compactly (text, end offsets, times), from
+which every event can be rebuilt, so that slow and late readers lose nothing and long answers cost little memory.
+Nobody holds the writer back; beyond `max_events` the oldest go, and a reader that still wants them gets CursorExpired.
+
+Invariant: events in `_blocks`, then `_recent`, are a gapless sequence of seqs from `first_seq` to `last_seq`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runstream.errors import CursorExpired, UserError
+from runstream.events.event import MODEL, RUN_END, Event
+
+if TYPE_CHECKING:
+    from openai.types.responses import ResponseStreamEvent
+
+__all__ = ["MemoryLog"]
+
+# So many events stay objects before they are packed. Small, because an event costs about 1 kB as an object and 20
+# bytes packed, and a server holds many runs; large enough that packing them together pays.
+_RECENT = 32
+_DELTA = "response.output_text.delta"
+_PLACE = frozenset(("item_id", "output_index", "content_index"))
+
+
+class _Texts:
+    """A stretch of text deltas of one content part that came one after the other."""
+
+    __slots__ = ("_head", "_offsets", "_part", "_text", "_times", "first_seq")
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        head = events[0]
+        self.first_seq = head.seq
+        first: dict[str, Any] = head.data.__dict__
+        # An event's own fields, without those that differ from one delta to the next.
+        self._head = (head.run_id, head.agent, head.attempt, head.path)
+        self._part = (first["item_id"], first["output_index"], first["content_index"], first.get("sequence_number"))
+        self._text = "".join([event.data.delta for event in events])
+        self._offsets = array("I")
+        self._times = array("d", [event.at for event in events])
+        end = 0
+        for event in events:
+            end += len(event.data.delta)
+            self._offsets.append(end)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def read(self, after: int) -> list[Event]:
+        from runstream.events.model_event import build_event
+
+        run_id, agent, attempt, path = self._head
+        item_id, output_index, content_index, number = self._part
+        events: list[Event] = []
+        skip = after + 1 - self.first_seq if after >= self.first_seq else 0
+        start = self._offsets[skip - 1] if skip else 0
+        for index in range(skip, len(self._offsets)):
+            end = self._offsets[index]
+            fields: dict[str, Any] = {
+                "type": _DELTA,
+                "item_id": item_id,
+                "output_index": output_index,
+                "content_index": content_index,
+                "delta": self._text[start:end],
+                "logprobs": [],
+            }
+            if number is not None:
+                fields["sequence_number"] = number + index
+            data = build_event(fields)
+            events.append(
+                Event(run_id, self.first_seq + index, self._times[index], MODEL, agent, attempt, path, data)
+            )
+            start = end
+        return events
+
+
+class _Objects:
+    """A stretch of events that stay what they are."""
+
+    __slots__ = ("_events", "first_seq")
+
+    def __init__(self, events: list[Event]) -> None:
+        self.first_seq = events[0].seq
+        self._events = events
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def read(self, after: int) -> list[Event]:
+        return self._events[max(after + 1 - self.first_seq, 0) :]
+
+
+class MemoryLog:
+    """Implements `Log`; `append` and `extend_model` are the writing side, for the run alone."""
+
+    __slots__ = (
+        "_blocks",
+        "_loop",
+        "_max_events",
+        "_recent",
+        "_starts",
+        "_waiters",
+        "first_seq",
+        "last_seq",
+        "run_id",
+        "sealed",
+    )
+
+    def __init__(self, run_id: str, *, max_events: int = 1_000_000) -> None:
+        if max_events < 1:
+            raise UserError(f"max_log_events must be at least 1, not {max_events}")
+        self.run_id = run_id
+        self.first_seq = 1
+        self.last_seq = 0
+        self.sealed = False
+        self._max_events = max_events
+        self._blocks: list[_Texts | _Objects] = []
+        self._starts: list[int] = []
+        self._recent: list[Event] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def append(
+        self,
+        kind: str,
+        at: float,
+        agent: str | None,
+        data: Any,
+        *,
+        live: Any = None,
+        attempt: int = 0,
+        path: tuple[str, ...] = (),
+    ) -> Event:
+        """Write one event, and wake the readers. Writing after `run.end` is a bug of the writer: RuntimeError."""
+        if self.sealed:
+            raise RuntimeError(f"the log of {self.run_id} is sealed: {kind!r} cannot be written after run.end")
+        if len(self._recent) >= _RECENT:
+            self._pack()
+        self.last_seq += 1
+        event = Event(self.run_id, self.last_seq, at, kind, agent, attempt, path, data, live)
+        self._recent.append(event)
+        if kind == RUN_END:
+            self.sealed = True
+        if self._waiters:
+            self._wake()
+        return event
+
+    def extend_model(
+        self,
+        at: float,
+        agent: str | None,
+        attempt: int,
+        path: tuple[str, ...],
+        events: Sequence[ResponseStreamEvent],
+        frames: Sequence[bytes | None],
+    ) -> None:
+        """Write the model events of one read, which share their time, and wake the readers once."""
+        if self.sealed:
+            raise RuntimeError(f"the log of {self.run_id} is sealed: no model event can be written after run.end")
+        if len(self._recent) >= _RECENT:
+            self._pack()
+        run_id = self.run_id
+        seq = self.last_seq
+        add = self._recent.append
+        for data, frame in zip(events, frames, strict=True):
+            seq += 1
+            add(Event(run_id, seq, at, MODEL, agent, attempt, path, data, None, frame))
+        self.last_seq = seq
+        if self._waiters:
+            self._wake()
+
+    def read(self, after: int) -> Sequence[Event]:
+        recent = self._recent
+        if recent and after + 1 >= recent[0].seq:
+            skip = after + 1 - recent[0].seq
+            return recent[skip:] if skip else recent.copy()
+        if after + 1 < self.first_seq:
+            raise CursorExpired(after, self.first_seq)
+        if not self._blocks:
+            return []
+        return self._blocks[bisect_right(self._starts, after + 1) - 1].read(after)
+
+    async def wait(self, after: int) -> None:
+        if self.last_seq > after or self.sealed:
+            return
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # Readers of one log share its writer's loop: futures of another loop could not be woken safely.
+            if self._loop is not None and self._waiters:
+                raise UserError("this run is read from another event loop; read it in the loop that it runs in")
+            self._loop = loop
+        waiter = loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if not waiter.done() or waiter.cancelled():
+                self._waiters = [other for other in self._waiters if other is not waiter]
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _pack(self) -> None:
+        """Turn the recent objects into blocks."""
+        recent, self._recent = self._recent, []
+        start, count = 0, len(recent)
+        while start < count:
+            end = start + 1
+            if _packable(recent[start]):
+                follows = _follower_of(recent[start])
+                while end < count and follows(recent[end], end - start):
+                    end += 1
+            if end - start >= 4:
+                self._add(_Texts(recent[start:end]))
+                start = end
+                continue
+            # Too few to be worth a block of their own: take them along with what follows, up to a longer stretch.
+            stretch = end
+            while stretch < count and not _packable(recent[stretch]):
+                stretch += 1
+            self._add(_Objects(recent[start:stretch]))
+            start = stretch
+        while len(self._blocks) > 1 and self.last_seq + 1 - self._starts[1] >= self._max_events:
+            del self._blocks[0], self._starts[0]
+            self.first_seq = self._starts[0]
+
+    def _add(self, block: _Texts | _Objects) -> None:
+        self._blocks.append(block)
+        self._starts.append(block.first_seq)
+
+
+def _packable(event: Event) -> bool:
+    if event.kind != MODEL or event.data.type != _DELTA:
+        return False
+    fields: dict[str, Any] = event.data.__dict__
+    return fields.keys() >= _PLACE and not fields.get("logprobs") and not event.data.__pydantic_extra__
+
+
+def _follower_of(head: Event) -> Callable[[Event, int], bool]:
+    """A test whether an event, so many after `head`, can be rebuilt from the head's fields, its text and its time."""
+    first: dict[str, Any] = head.data.__dict__
+    item_id, output_index, content_index = first["item_id"], first["output_index"], first["content_index"]
+    number = first.get("sequence_number")
+    agent, attempt, path = head.agent, head.attempt, head.path
+
+    def follows(event: Event, distance: int) -> bool:
+        if event.kind != MODEL:
+            return False
+        data = event.data
+        fields: dict[str, Any] = data.__dict__
+        return (
+            fields.get("type") == _DELTA
+            and fields.get("item_id") == item_id
+            and fields.get("sequence_number") == (None if number is None else number + distance)
+            and fields.get("output_index") == output_index
+            and fields.get("content_index") == content_index
+            and not fields.get("logprobs")
+            and not data.__pydantic_extra__
+            and event.agent == agent
+            and event.attempt == attempt
+            and event.path == path
+        )
+
+    return follows

@@ -1,0 +1,135 @@
+"""Models behind the Responses API: OpenAI's, and servers that speak Open Responses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from runstream.agent.handoff import Handoff
+from runstream.agent.items import ModelResponse, TResponseInputItem
+from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, streams_in_batches
+from runstream.agent.output import AgentOutputSchemaBase
+from runstream.agent.settings import ModelSettings
+from runstream.agent.tool import Tool
+from runstream.errors import ModelStreamFailed
+from runstream.models.decode import decode_frames
+from runstream.models.responses_request import create_arguments
+from runstream.models.transport import open_stream
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.responses import Response, ResponseStreamEvent
+    from openai.types.responses.response_prompt_param import ResponsePromptParam
+
+__all__ = ["OpenAIResponsesModel"]
+
+
+class OpenAIResponsesModel(Model):
+    """A model of that name, asked through that client.
+
+    With `model_is_explicit=False` the name is left out of requests that use a stored prompt, which names its own.
+    """
+
+    def __init__(self, model: str, openai_client: AsyncOpenAI, *, model_is_explicit: bool = True) -> None:
+        self.model = model
+        self._client = openai_client
+        self._model_is_explicit = model_is_explicit
+
+    async def get_response(
+        self,
+        system_instructions: str | None,
+        input: str | list[TResponseInputItem],
+        model_settings: ModelSettings,
+        tools: list[Tool],
+        output_schema: AgentOutputSchemaBase | None,
+        handoffs: list[Handoff[Any, Any]],
+        tracing: ModelTracing,
+        previous_response_id: str | None = None,
+        conversation_id: str | None = None,
+        prompt: ResponsePromptParam | None = None,
+    ) -> ModelResponse:
+        """The whole response at once. Raises ModelStreamFailed where it is failed or incomplete."""
+        request = ModelRequest(
+            system_instructions,
+            input,
+            model_settings,
+            tools,
+            output_schema,
+            handoffs,
+            tracing,
+            previous_response_id,
+            conversation_id,
+            prompt,
+        )
+        arguments = create_arguments(self.model, request, stream=False, model_is_explicit=self._model_is_explicit)
+        response: Response = await self._client.responses.create(**arguments)
+        _check_complete(response)
+        return ModelResponse.from_response(response)
+
+    @streams_in_batches("stream_batches")
+    async def stream_response(
+        self,
+        system_instructions: str | None,
+        input: str | list[TResponseInputItem],
+        model_settings: ModelSettings,
+        tools: list[Tool],
+        output_schema: AgentOutputSchemaBase | None,
+        handoffs: list[Handoff[Any, Any]],
+        tracing: ModelTracing,
+        previous_response_id: str | None = None,
+        conversation_id: str | None = None,
+        prompt: ResponsePromptParam | None = None,
+    ) -> AsyncGenerator[ResponseStreamEvent, None]:
+        """The response as the events that the API sends."""
+        request = ModelRequest(
+            system_instructions,
+            input,
+            model_settings,
+            tools,
+            output_schema,
+            handoffs,
+            tracing,
+            previous_response_id,
+            conversation_id,
+            prompt,
+        )
+        batches = self.stream_batches(request)
+        try:
+            async for batch in batches:
+                for event in batch.events:
+                    yield event
+        finally:
+            await batches.aclose()
+
+    async def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
+        """The same, as one batch for each read from the network."""
+        arguments = create_arguments(self.model, request, stream=True, model_is_explicit=self._model_is_explicit)
+        create = self._client.responses.with_streaming_response.create
+        async with open_stream(create, arguments) as body:
+            async for frames in body:
+                events, kept, broken = decode_frames(frames)
+                if events:
+                    last: Any = events[-1]
+                    if last.type == "response.completed" and body.request_id is not None:
+                        last.response._request_id = body.request_id  # where the official client keeps it
+                    yield ModelBatch(events, kept)
+                if broken is not None:
+                    raise broken
+
+
+def _check_complete(response: Response) -> None:
+    if response.status in (None, "completed"):
+        return
+    if response.status == "incomplete":
+        reason = response.incomplete_details.reason if response.incomplete_details else None
+        raise ModelStreamFailed(
+            f"The model's response is incomplete ({reason or 'no reason given'}): raise max_tokens, or ask for less.",
+            event_type="response.incomplete",
+            error_code=reason,
+        )
+    error = response.error
+    raise ModelStreamFailed(
+        f"The model's response has the status {response.status!r}: {error.message if error else 'no error given'}",
+        event_type=f"response.{response.status}",
+        error_code=error.code if error else None,
+    )

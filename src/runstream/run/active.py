@@ -1,0 +1,314 @@
+"""One run while it is under way: its log, its owner's handles (cancel, readers, waiters), and the writing side.
+
+The loop (`run/loop.py`) drives it; results and readers look at it. It knows nothing of models and tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import uuid
+from collections.abc import Coroutine, Sequence
+from typing import Any, Literal, cast
+
+from runstream.agent.agent import Agent
+from runstream.agent.context import RunContextWrapper
+from runstream.agent.hooks import RunHooksBase
+from runstream.agent.items import RunItem, TResponseInputItem
+from runstream.agent.model import ModelBatch
+from runstream.errors import AgentsException, RunErrorDetails, UserError
+from runstream.events.event import AGENT_START, ITEM, MODEL, RUN_END, RUN_START
+from runstream.events.event import AgentStart, ErrorInfo, ItemAdded, RunEnd, RunStart, RunStatus
+from runstream.log.fold import RunFold
+from runstream.log.memory import MemoryLog
+from runstream.run.config import RunConfig
+from runstream.run.error_handlers import RunErrorHandlers
+from runstream.run.history import partial_messages
+from runstream.run.scope import Scope
+from runstream.sessions.base import Session
+
+__all__ = ["ActiveRun", "CancelMode", "Place", "RunTask"]
+
+CancelMode = Literal["immediate", "after_turn"]
+
+_EVENT_NAMES: dict[str, str] = {
+    "message_output_item": "message_output_created",
+    "handoff_call_item": "handoff_requested",
+    "handoff_output_item": "handoff_occured",  # sic: the SDK's spelling
+    "tool_call_item": "tool_called",
+    "tool_call_output_item": "tool_output",
+    "tool_search_call_item": "tool_search_called",
+    "tool_search_output_item": "tool_search_output_created",
+    "reasoning_item": "reasoning_item_created",
+    "mcp_approval_request_item": "mcp_approval_requested",
+    "mcp_approval_response_item": "mcp_approval_response",
+    "mcp_list_tools_item": "mcp_list_tools",
+}
+
+# Tasks of the runs that are under way: an event loop holds its tasks only weakly.
+_running: set[asyncio.Task[Any]] = set()
+
+
+class RunTask(asyncio.Task[None]):
+    """The task of a run, which knows whether anybody waits for it: such a run is not abandoned."""
+
+    claimed = False
+
+    def __await__(self) -> Any:
+        self.claimed = True
+        return super().__await__()
+
+    def add_done_callback(self, fn: Any, /, *, context: contextvars.Context | None = None) -> None:
+        self.claimed = True
+        super().add_done_callback(fn, context=context)
+
+
+class Place:
+    """What a run knows of an in-process reader."""
+
+    __slots__ = ("cursor", "paces_turns")
+
+    def __init__(self, cursor: int, *, paces_turns: bool) -> None:
+        self.cursor = cursor
+        """The seq of the last event that it was handed."""
+        self.paces_turns = paces_turns
+        """Whether the next turn waits until it has been handed the last event of this one."""
+
+
+class ActiveRun:
+    """State and handles of one run."""
+
+    def __init__(
+        self,
+        *,
+        agent: Agent[Any],
+        input: str | list[TResponseInputItem],
+        context: Any,
+        max_turns: int | None,
+        hooks: RunHooksBase[Any, Any] | None,
+        config: RunConfig,
+        error_handlers: RunErrorHandlers[Any] | None,
+        session: Session | None,
+        previous_response_id: str | None,
+        conversation_id: str | None,
+        auto_previous_response_id: bool,
+        streamed: bool,
+    ) -> None:
+        self.run_id = f"run_{uuid.uuid4().hex}"
+        self.config = config
+        self.clock = config.clock
+        self.starting_agent = agent
+        self.agent = agent
+        self.input = input
+        """What the caller passed; a handoff's filter replaces it."""
+        self.context: RunContextWrapper[Any] = (
+            cast("RunContextWrapper[Any]", context)
+            if isinstance(context, RunContextWrapper)
+            else RunContextWrapper(context)
+        )
+        self.max_turns = max_turns
+        self.hooks = hooks
+        self.error_handlers = error_handlers
+        self.session = session
+        self.previous_response_id = previous_response_id
+        self.conversation_id = conversation_id
+        self.auto_previous_response_id = auto_previous_response_id
+        self.streamed = streamed
+
+        self.log = MemoryLog(self.run_id, max_events=config.max_log_events)
+        self.fold = RunFold()
+        self.scope = Scope(self.clock, config.cancel_timeout_s)
+        self.turn = 0
+        self.attempt = 0
+        self.final_output: Any = None
+        self.error: BaseException | None = None
+        self.cancel_mode: CancelMode | None = None
+        self.task: RunTask | None = None
+        self.begun = False
+        self._readers: list[Place] = []
+        self._gate: asyncio.Future[None] | None = None
+        self.gate_seq: float = math.inf
+        """While the loop waits for a reader: the seq of the event that it waits to be handed over."""
+        self._waiters = 0
+
+    # Starting and ending.
+
+    def start(self, drive: Coroutine[Any, Any, None]) -> None:
+        """Begin, as a task of the running event loop."""
+        self.task = RunTask(drive, loop=asyncio.get_running_loop(), name=f"runstream {self.run_id}")
+        _running.add(self.task)
+        asyncio.Task[None].add_done_callback(self.task, _running.discard)
+
+    @property
+    def ended(self) -> bool:
+        """Whether `run.end` is written."""
+        return self.log.sealed
+
+    @property
+    def silenced(self) -> bool:
+        """Whether an immediate cancel was asked for: the SDK's view yields nothing more."""
+        return self.cancel_mode == "immediate"
+
+    def cancel(self, mode: CancelMode) -> None:
+        """Ask for the end: at once, or after this turn. Does nothing once the run has ended."""
+        if mode not in ("immediate", "after_turn"):
+            raise UserError(f"cancel mode must be 'immediate' or 'after_turn', not {mode!r}")
+        if self.ended or self.silenced:
+            return
+        self.cancel_mode = mode
+        # A task that has not begun never enters its body when it is cancelled: the loop looks at the mode instead.
+        if mode == "immediate" and self.begun and self.task is not None:
+            self.task.cancel()
+
+    def error_told(self) -> None:
+        """A reader has told the caller how the run ended: asyncio need not report the error as never retrieved."""
+        if self.task is not None and self.task.done() and not self.task.cancelled():
+            self.task.exception()
+
+    async def wait_ended(self) -> None:
+        """Return once `run.end` is written. Never raises the run's error."""
+        self._waiters += 1
+        self._open_gate()
+        try:
+            while not self.ended:
+                await self.log.wait(self.log.last_seq)
+        finally:
+            self._waiters -= 1
+
+    # Readers.
+
+    def enter(self, place: Place) -> None:
+        """A reader has begun."""
+        self._readers.append(place)
+
+    def leave(self, place: Place) -> None:
+        """A reader goes away. With the last one goes a run that nobody else waits for, unless it is detached."""
+        if place not in self._readers:
+            return
+        self._readers.remove(place)
+        self._check_gate()
+        task = self.task
+        if self._readers or self.ended or self.config.on_abandon == "detach" or self._waiters:
+            return
+        if task is not None and not task.claimed:
+            self.cancel("immediate")
+
+    async def pause_between_turns(self) -> None:
+        """Wait until the caller's first open iterator has been handed everything, so that it can still cancel."""
+        reader = self._pacing_reader()
+        if reader is None or reader.cursor >= self.log.last_seq or self._waiters:
+            return
+        self._gate = asyncio.get_running_loop().create_future()
+        self.gate_seq = self.log.last_seq
+        try:
+            await self._gate
+        finally:
+            self._gate = None
+            self.gate_seq = math.inf
+
+    def handed_over(self) -> None:
+        """A reader has come to `gate_seq`."""
+        self._check_gate()
+
+    def _pacing_reader(self) -> Place | None:
+        return next((reader for reader in self._readers if reader.paces_turns), None)
+
+    def _check_gate(self) -> None:
+        reader = self._pacing_reader()
+        if reader is None or reader.cursor >= self.gate_seq:
+            self._open_gate()
+
+    def _open_gate(self) -> None:
+        if self._gate is not None and not self._gate.done():
+            self._gate.set_result(None)
+
+    # Writing.
+
+    def now(self) -> float:
+        return self.clock.now()
+
+    def emit_start(self) -> None:
+        data = RunStart(self.input, self.max_turns)
+        self.fold.apply(self.log.append(RUN_START, self.now(), self.agent.name, data))
+
+    def emit_agent(self, agent: Agent[Any]) -> None:
+        """The agent becomes the active one."""
+        previous = self.fold.agent_name
+        self.agent = agent
+        self.fold.apply(self.log.append(AGENT_START, self.now(), agent.name, AgentStart(previous), live=agent))
+
+    def emit_item(self, item: RunItem) -> None:
+        """An item is complete."""
+        data = ItemAdded(_EVENT_NAMES.get(item.type, item.type), item.type, item.raw_item)
+        self.fold.apply(self.log.append(ITEM, self.now(), self.agent.name, data, live=item))
+
+    def emit_batch(self, batch: ModelBatch, deltas: frozenset[type[Any]]) -> None:
+        """The events of one read from the model. `deltas` are the classes that the fold need not see."""
+        first = self.log.last_seq + 1
+        events = batch.events
+        self.log.extend_model(self.clock.now(), self.agent.name, self.attempt, (), events, batch.frames)
+        for index, event in enumerate(events):
+            if event.__class__ not in deltas:
+                self.fold.apply_model(event, first + index)
+            elif self.fold.response_seq is None:
+                self.fold.response_seq = first + index
+
+    def emit_response(self, event: Any, response: Any) -> None:
+        """The one event of a model call that was not streamed."""
+        self.fold.apply(
+            self.log.append(MODEL, self.now(), self.agent.name, event, live=response, attempt=self.attempt)
+        )
+
+    def emit_partial(self) -> None:
+        """Items for what a response that broke off had already shown."""
+        since = self.fold.response_seq
+        if since is None:
+            return
+        self.fold.abandon_response()
+        from runstream.agent.items import MessageOutputItem
+
+        for message in partial_messages(self.log, since):
+            self.emit_item(MessageOutputItem(agent=self.agent, raw_item=message))
+
+    def seal(self, status: RunStatus, error: BaseException | None) -> None:
+        """Write `run.end`, once, whatever comes; everybody who waits is woken."""
+        if self.ended:
+            return
+        self.error = error
+        if isinstance(error, AgentsException) and error.run_data is None:
+            error.run_data = self.error_details()
+        info = None
+        if error is not None:
+            code, retryable = getattr(error, "code", None), getattr(error, "retryable", False)
+            info = ErrorInfo(
+                type(error).__name__, str(error), code if isinstance(code, str) else None, retryable is True
+            )
+        usage = self.context.usage
+        counts = {
+            "requests": usage.requests,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "total_tokens": usage.total_tokens,
+        }
+        data = RunEnd(status, info, self.final_output, counts)
+        live = error if error is not None else self.final_output
+        self.fold.apply(self.log.append(RUN_END, self.now(), self.agent.name, data, live=live))
+        self._open_gate()
+
+    def error_details(self) -> RunErrorDetails:
+        """What the run has, for an error's `run_data`."""
+        return RunErrorDetails(
+            input=self.input,
+            new_items=list(self.items),
+            raw_responses=list(self.fold.responses),
+            last_agent=self.agent,
+            context_wrapper=self.context,
+            input_guardrail_results=[],
+            output_guardrail_results=[],
+        )
+
+    @property
+    def items(self) -> Sequence[RunItem]:
+        """The run items so far, in the order of the log."""
+        return self.fold.items

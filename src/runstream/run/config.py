@@ -1,0 +1,197 @@
+"""The options of a run: one bag, `RunConfig`. Names and defaults are the OpenAI Agents SDK's; ours are marked so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
+
+from runstream.agent.agent import Agent
+from runstream.agent.context import TContext
+from runstream.agent.guardrail import InputGuardrail, OutputGuardrail
+from runstream.agent.handoff import HandoffHistoryMapper, HandoffInputFilter
+from runstream.agent.items import TResponseInputItem
+from runstream.agent.model import Model, ModelProvider
+from runstream.agent.settings import ModelSettings
+from runstream.clock import Clock, system_clock
+from runstream.errors import UserError
+from runstream.sessions.base import SessionSettings
+
+if TYPE_CHECKING:
+    from runstream.agent.context import RunContextWrapper
+
+__all__ = [
+    "DEFAULT_MAX_TURNS",
+    "CallModelData",
+    "CallModelInputFilter",
+    "ModelInputData",
+    "ReasoningItemIdPolicy",
+    "RunConfig",
+    "SessionInputCallback",
+    "ToolErrorFormatter",
+    "ToolErrorFormatterArgs",
+    "ToolExecutionConfig",
+    "ToolNameCollisionPolicy",
+    "ToolNotFoundBehavior",
+]
+
+DEFAULT_MAX_TURNS = 10
+
+ToolNotFoundBehavior: TypeAlias = Literal["raise_error", "return_error_to_model"]
+ToolNameCollisionPolicy: TypeAlias = Literal["warn", "error"]
+ReasoningItemIdPolicy: TypeAlias = Literal["preserve", "omit"]
+
+
+SessionInputCallback: TypeAlias = Callable[
+    [list[TResponseInputItem], list[TResponseInputItem]], list[TResponseInputItem] | Awaitable[list[TResponseInputItem]]
+]
+"""Gets a session's items and the new input; returns what the model is to see."""
+
+
+@dataclass
+class ModelInputData:
+    """What a model call sends: the items and the system prompt."""
+
+    input: list[TResponseInputItem]
+    instructions: str | None
+
+
+@dataclass
+class CallModelData(Generic[TContext]):
+    """What a `call_model_input_filter` gets."""
+
+    model_data: ModelInputData
+    agent: Agent[TContext]
+    context: TContext | None
+
+
+CallModelInputFilter: TypeAlias = Callable[[CallModelData[Any]], ModelInputData | Awaitable[ModelInputData]]
+
+
+@dataclass
+class ToolErrorFormatterArgs(Generic[TContext]):
+    """What a `tool_error_formatter` gets."""
+
+    kind: Literal["approval_rejected", "tool_not_found", "tool_exception"]
+    tool_type: Literal["function", "computer", "shell", "apply_patch", "custom"]
+    tool_name: str
+    call_id: str
+    default_message: str
+    run_context: RunContextWrapper[TContext]
+    error: Exception | None = None
+
+
+ToolErrorFormatter: TypeAlias = Callable[[ToolErrorFormatterArgs[Any]], str | None | Awaitable[str | None]]
+
+
+@dataclass
+class ToolExecutionConfig:
+    """How a turn's tool calls are run."""
+
+    max_function_tool_concurrency: int | None = None
+    """At most so many function tools of one turn at once; None is no limit."""
+    pre_approval_tool_input_guardrails: bool = False
+
+    def __post_init__(self) -> None:
+        limit = self.max_function_tool_concurrency
+        if limit is not None and limit < 1:
+            raise ValueError(f"tool_execution.max_function_tool_concurrency must be at least 1, not {limit}")
+
+
+def _default_model_provider() -> ModelProvider:
+    from runstream.models.provider import MultiProvider
+
+    return MultiProvider()
+
+
+def _trace_sensitive_data() -> bool:
+    return os.environ.get("OPENAI_AGENTS_TRACE_INCLUDE_SENSITIVE_DATA", "true").lower() in ("1", "true", "yes", "on")
+
+
+@dataclass
+class RunConfig:
+    """Settings of one run that are not the agent's. Raises ValueError or UserError for values out of range."""
+
+    model: str | Model | None = None
+    """Replaces every agent's model."""
+    model_provider: ModelProvider = field(default_factory=_default_model_provider)
+    model_settings: ModelSettings | None = None
+    """Laid over every agent's settings: what is not None here wins."""
+    handoff_input_filter: HandoffInputFilter | None = None
+    """Applied at every handoff that has no filter of its own."""
+    nest_handoff_history: bool = False
+    handoff_history_mapper: HandoffHistoryMapper | None = None
+    input_guardrails: list[InputGuardrail[Any]] | None = None
+    output_guardrails: list[OutputGuardrail[Any]] | None = None
+    tracing_disabled: bool = False
+    """Accepted for compatibility: this package sends no traces anywhere."""
+    tracing: dict[str, Any] | None = None
+    trace_include_sensitive_data: bool = field(default_factory=_trace_sensitive_data)
+    workflow_name: str = "Agent workflow"
+    trace_id: str | None = None
+    group_id: str | None = None
+    trace_metadata: dict[str, Any] | None = None
+    session_input_callback: SessionInputCallback | None = None
+    """Joins the session's items with the new input: gets both lists, returns what the model is to see."""
+    call_model_input_filter: CallModelInputFilter | None = None
+    """Changes the input of each model call just before it is sent."""
+    tool_error_formatter: ToolErrorFormatter | None = None
+    session_settings: SessionSettings | None = None
+    reasoning_item_id_policy: ReasoningItemIdPolicy | None = None
+    """"omit" leaves the ids of reasoning items out of what is sent to the model."""
+    sandbox: Any | None = None
+    tool_execution: ToolExecutionConfig | None = None
+    tool_not_found_behavior: ToolNotFoundBehavior = "raise_error"
+    """A call of a tool that the agent does not have: end the run, or tell the model."""
+    tool_name_collision_policy: ToolNameCollisionPolicy = "error"
+    """Two tools, or a tool and a handoff, of one name: "error" refuses the run before any request (the SDK's default
+    is "warn"); "warn" logs it and keeps the later one."""
+
+    # Ours, beyond the SDK.
+    on_abandon: Literal["cancel", "detach"] = field(default="cancel", kw_only=True)
+    """What becomes of a run when its last in-process reader goes away and nobody awaits it."""
+    cancel_timeout_s: float = field(default=5.0, kw_only=True)
+    """How long a cancelled or failed run waits for its tools to stop, and then again for its session to be saved."""
+    max_log_events: int = field(default=1_000_000, kw_only=True)
+    """So many events the log keeps at least; beyond it the oldest go."""
+    clock: Clock = field(default=system_clock, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.tool_name_collision_policy not in ("warn", "error"):
+            raise ValueError("tool_name_collision_policy must be either 'warn' or 'error'")
+        if self.on_abandon not in ("cancel", "detach"):
+            raise ValueError(f"on_abandon must be 'cancel' or 'detach', not {self.on_abandon!r}")
+        if self.tool_not_found_behavior not in ("raise_error", "return_error_to_model"):
+            raise ValueError(
+                f"tool_not_found_behavior must be 'raise_error' or 'return_error_to_model', "
+                f"not {self.tool_not_found_behavior!r}"
+            )
+        if self.cancel_timeout_s <= 0:
+            raise ValueError(f"cancel_timeout_s must be positive, not {self.cancel_timeout_s}")
+        if isinstance(self.model_settings, dict):
+            self.model_settings = ModelSettings(**cast("dict[str, Any]", self.model_settings))
+        if isinstance(self.session_settings, dict):
+            self.session_settings = SessionSettings(**cast("dict[str, Any]", self.session_settings))
+        if isinstance(self.tool_execution, dict):
+            self.tool_execution = ToolExecutionConfig(**cast("dict[str, Any]", self.tool_execution))
+
+    @classmethod
+    def of(cls, config: RunConfig | dict[str, Any] | None) -> RunConfig:
+        """The config of what a caller passed. Raises UserError for a dict with unknown keys."""
+        if config is None:
+            return cls()
+        if isinstance(config, dict):
+            unknown = sorted(config.keys() - {option.name for option in fields(cls)})
+            if unknown:
+                raise UserError(f"run_config has unknown options: {', '.join(unknown)}")
+            return cls(**config)
+        if not isinstance(cast("object", config), cls):
+            raise UserError(f"run_config must be a RunConfig or a dict, not {type(config).__name__}")
+        return config
+
+    def check_supported(self) -> None:
+        """Raises UserError for an option of the SDK that this version does not carry out."""
+        for name in ("input_guardrails", "output_guardrails", "nest_handoff_history", "sandbox"):
+            if getattr(self, name):
+                raise UserError(f"RunConfig.{name} is not supported by this version of runstream")

@@ -1,0 +1,186 @@
+"""What the model is told at each turn, and what is kept for the next run.
+
+A `Conversation` holds the input of the next model call. Where the provider keeps the history (`previous_response_id`,
+`conversation_id`), only what it has not seen is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from runstream.agent.items import (
+    HandoffCallItem,
+    ItemHelpers,
+    ModelResponse,
+    RunItem,
+    ToolCallItem,
+    ToolCallOutputItem,
+    TResponseInputItem,
+)
+from runstream.agent.raw_item import read_field
+from runstream.errors import CursorExpired
+from runstream.events.event import MODEL, Event
+from runstream.log.base import Log
+
+__all__ = [
+    "CANCELLED_OUTPUT",
+    "Conversation",
+    "cancelled_output",
+    "input_items_of",
+    "open_calls",
+    "partial_messages",
+]
+
+CANCELLED_OUTPUT = "cancelled: the run ended before this call had a result."
+"""What the model finds as the output of a call that was open when its run ended."""
+
+
+def input_items_of(items: Iterable[RunItem], *, omit_reasoning_ids: bool = False) -> list[TResponseInputItem]:
+    """The items as input for a model: approval requests left out, unfinished messages without the provider's id.
+
+    A provider refuses an id that it does not know as complete, or whose reasoning is missing; without the id the text
+    stands for itself.
+    """
+    converted: list[TResponseInputItem] = []
+    for item in items:
+        if item.type == "tool_approval_item":
+            continue
+        fields = cast("dict[str, Any]", item.to_input_item())
+        unfinished = fields.get("type") == "message" and fields.get("status") == "incomplete"
+        if unfinished or (omit_reasoning_ids and fields.get("type") == "reasoning"):
+            fields.pop("id", None)
+        converted.append(cast("TResponseInputItem", fields))
+    return converted
+
+
+class Conversation:
+    """The model's input, turn by turn."""
+
+    __slots__ = (
+        "_omit_reasoning_ids",
+        "_pending",
+        "auto_previous_response_id",
+        "base",
+        "conversation_id",
+        "items",
+        "previous_response_id",
+    )
+
+    def __init__(
+        self,
+        base: Sequence[TResponseInputItem],
+        *,
+        previous_response_id: str | None,
+        conversation_id: str | None,
+        auto_previous_response_id: bool,
+        omit_reasoning_ids: bool,
+    ) -> None:
+        self.base = list(base)
+        """Input items that the run began with."""
+        self._omit_reasoning_ids = omit_reasoning_ids
+        self._pending = 0
+        self.items: list[RunItem] = []
+        """The run items that the model is to see; a handoff's filter may replace them."""
+        self.conversation_id = conversation_id
+        self.auto_previous_response_id = auto_previous_response_id
+        self.previous_response_id = previous_response_id
+
+    @property
+    def kept_by_provider(self) -> bool:
+        """Whether the provider has the history, so that only what is new is sent."""
+        return (
+            self.conversation_id is not None
+            or self.previous_response_id is not None
+            or self.auto_previous_response_id
+        )
+
+    def next_input(self) -> list[TResponseInputItem]:
+        """The input of the next model call."""
+        new = input_items_of(self.items[self._pending :], omit_reasoning_ids=self._omit_reasoning_ids)
+        return [*self.base, *new]
+
+    def answered(self, response: ModelResponse) -> None:
+        """The provider has seen everything up to now, and has its own answer, whose items will be added next."""
+        if not self.kept_by_provider:
+            return
+        if self.conversation_id is None and (self.auto_previous_response_id or self.previous_response_id is not None):
+            if response.response_id is None:
+                return
+            self.previous_response_id = response.response_id
+        self.base = []
+        self._pending = len(self.items) + len(response.output)
+
+    def replace(self, base: Sequence[TResponseInputItem], items: Sequence[RunItem]) -> None:
+        """A handoff's filter has changed what the next agent sees."""
+        self.base = list(base)
+        """Input items that the run began with."""
+        self.items = list(items)
+        self._pending = 0
+
+
+def open_calls(items: Iterable[Any]) -> list[ToolCallItem | HandoffCallItem]:
+    """The function calls among the items that no output answers."""
+    calls: dict[str, ToolCallItem | HandoffCallItem] = {}
+    for item in items:
+        if isinstance(item, ToolCallItem | HandoffCallItem):
+            if read_field(item.raw_item, "type") == "function_call":
+                calls[read_field(item.raw_item, "call_id")] = item
+        else:
+            calls.pop(read_field(getattr(item, "raw_item", None), "call_id"), None)
+    return list(calls.values())
+
+
+def cancelled_output(call: ToolCallItem | HandoffCallItem, output: str = CANCELLED_OUTPUT) -> ToolCallOutputItem:
+    """The output item that answers an open call."""
+    raw = ItemHelpers.tool_call_output_item(cast("Any", call.raw_item), output)
+    return ToolCallOutputItem(agent=call.agent, raw_item=raw, output=output)
+
+
+def partial_messages(log: Log, since_seq: int) -> list[Any]:
+    """The messages of a response that broke off, as official items: what readers saw of it.
+
+    Messages that were complete stay so; the text of the one that was under way is marked `incomplete`. Reasoning and
+    calls that were never announced as items are left out: the provider refuses them without what should follow.
+    """
+    from openai.types.responses import ResponseOutputMessage
+
+    messages: dict[int, Any] = {}
+    texts: dict[int, dict[tuple[int, str], list[str]]] = {}
+    ids: dict[int, str] = {}
+    for event in _model_events(log, since_seq):
+        data = event.data
+        if data.type in ("response.output_text.delta", "response.refusal.delta"):
+            part = (data.content_index, data.type)
+            texts.setdefault(data.output_index, {}).setdefault(part, []).append(data.delta)
+            ids[data.output_index] = data.item_id
+        elif data.type == "response.output_item.done" and data.item.type == "message":
+            messages[data.output_index] = data.item
+    for index, parts in texts.items():
+        if index in messages:
+            continue
+        content: list[dict[str, Any]] = []
+        for (_, kind), pieces in sorted(parts.items()):
+            if kind == "response.refusal.delta":
+                content.append({"type": "refusal", "refusal": "".join(pieces)})
+            else:
+                content.append({"type": "output_text", "text": "".join(pieces), "annotations": []})
+        messages[index] = ResponseOutputMessage.model_validate(
+            {"id": ids[index], "type": "message", "role": "assistant", "status": "incomplete", "content": content}
+        )
+    return [messages[index] for index in sorted(messages)]
+
+
+def _model_events(log: Log, since_seq: int) -> Iterable[Event]:
+    after = since_seq - 1
+    while after < log.last_seq:
+        try:
+            events = log.read(after)
+        except CursorExpired as error:
+            after = error.first_seq - 1
+            continue
+        for event in events:
+            after = event.seq
+            if event.kind == MODEL:
+                yield event
+

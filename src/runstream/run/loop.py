@@ -1,0 +1,364 @@
+"""The one loop. `run`, `run_sync` and `run_streamed` are this: turns until there is an output, an error or a cancel.
+
+Every path through `drive` writes `run.end` exactly once, after the history was made valid and saved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Sequence
+from typing import Any, cast
+
+from runstream.agent.agent import Agent
+from runstream.agent.context import AgentHookContext
+from runstream.agent.handoff import Handoff, handoff
+from runstream.agent.items import ItemHelpers, MessageOutputItem, TResponseInputItem
+from runstream.agent.output import AgentOutputSchemaBase, output_schema_of
+from runstream.agent.tool import FunctionTool
+from runstream.errors import MaxTurnsExceeded, ModelBehaviorError, ModelRefusalError, UserError
+from runstream.events.event import RunStatus
+from runstream.run.active import ActiveRun
+from runstream.run.decide import Final, Plan, RunAgain, Toolbox, decide_end, plan_of
+from runstream.run.error_handlers import RunErrorData, RunErrorHandlerInput, RunErrorHandlerResult, handle_error
+from runstream.run.history import Conversation, cancelled_output, input_items_of, open_calls
+from runstream.run.model_call import call_model, model_of, request_of, settings_of
+from runstream.run.scope import settle
+from runstream.run.tools import (
+    answer_unknown_calls,
+    call_hooks,
+    filter_history,
+    final_output_of_tools,
+    hand_over,
+    run_functions,
+)
+from runstream.sessions.base import Session
+
+__all__ = ["drive"]
+
+
+async def drive(run: ActiveRun) -> None:
+    """Run to the end. Raises the run's error, once `run.end` is written."""
+    run.begun = True
+    keeper = SessionKeeper(run)
+    status: RunStatus = "cancelled"
+    error: BaseException | None = None
+    interrupted: BaseException | None = None
+    run.emit_start()
+    try:
+        if not run.silenced:
+            status = await _take_turns(run, keeper)
+    except asyncio.CancelledError as cancelled:
+        if run.silenced:
+            _uncancel()
+        else:
+            interrupted = cancelled
+    except GeneratorExit:
+        # The event loop is gone: nothing can be waited for any more.
+        run.seal("cancelled", None)
+        raise
+    except BaseException as raised:
+        status, error = "failed", raised
+    save_error, cut_short = await settle(_wind_up(run, keeper), run.clock, 3 * run.config.cancel_timeout_s)
+    if save_error is not None and status == "completed":
+        status = "failed"
+    if save_error is not None:
+        # What was to be kept is lost: that outweighs why the run ended.
+        save_error.__context__ = error
+        error = save_error
+    run.seal("failed" if error is not None else status, error)
+    if error is not None:
+        raise error
+    if interrupted is not None or (cut_short and not run.silenced):
+        raise interrupted or asyncio.CancelledError()
+
+
+def _uncancel() -> None:
+    """The cancellation was ours, through `cancel()`: the task itself goes on to its regular end."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+async def _wind_up(run: ActiveRun, keeper: SessionKeeper) -> None:
+    """Stop what still runs, complete the history so that the next turn works with it, and save it."""
+    await run.scope.close()
+    run.emit_partial()
+    for call in open_calls(run.items):
+        run.emit_item(cancelled_output(call))
+    await keeper.save(last=True)
+
+
+class SessionKeeper:
+    """Reads the session before the run and writes to it what the run adds, each item once."""
+
+    def __init__(self, run: ActiveRun) -> None:
+        self._run = run
+        self._input: list[TResponseInputItem] = []
+        self._saved = 0
+        self._writing: asyncio.Task[None] | None = None
+
+    async def prepare(self) -> list[TResponseInputItem]:
+        """The items that the model is to see first: the session's, then the new input."""
+        run, session = self._run, self._run.session
+        new = ItemHelpers.input_to_new_input_list(run.input)
+        if session is None:
+            return new
+        settings = getattr(session, "session_settings", None)
+        if settings is not None:
+            settings = settings.resolve(run.config.session_settings)
+        else:
+            settings = run.config.session_settings
+        limit = settings.limit if settings is not None else None
+        history = await (session.get_items() if limit is None else session.get_items(limit=limit))
+        callback = run.config.session_input_callback
+        self._input = new
+        if callback is None:
+            return [*history, *new]
+        combined = callback(list(history), list(new))
+        if inspect.isawaitable(combined):
+            combined = await combined
+        if not isinstance(cast("object", combined), list):
+            raise UserError(f"session_input_callback must return a list of items, not {type(combined).__name__}")
+        # What the callback kept of the history is saved already. What it made itself is new, unless it is a copy.
+        kept, added = {id(item) for item in history}, {id(item) for item in new}
+        self._input = [
+            item for item in combined if id(item) in added or (id(item) not in kept and item not in history)
+        ]
+        return combined
+
+    async def save(self, *, last: bool = False) -> None:
+        """Write what is new since the last save: the input first, then the items.
+
+        A cancellation of the run does not cut a write in two: it goes on, and the `last` save waits for it.
+        """
+        run, session = self._run, self._run.session
+        if session is None:
+            return
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await writing
+        items = list(run.items)
+        if open_calls(items):
+            return  # in the middle of a turn: a stored call without its output would spoil the next run
+        new = [*self._input, *input_items_of(items[self._saved :])]
+        self._input, self._saved = [], len(items)
+        if not new:
+            return
+        self._writing = asyncio.get_running_loop().create_task(_write(session, new))
+        await (self._writing if last else asyncio.shield(self._writing))
+        self._writing = None
+
+
+async def _write(session: Session, items: list[TResponseInputItem]) -> None:
+    await session.add_items(items)
+
+
+async def _take_turns(run: ActiveRun, keeper: SessionKeeper) -> RunStatus:
+    base = await keeper.prepare()
+    conversation = Conversation(
+        base,
+        previous_response_id=run.previous_response_id,
+        conversation_id=run.conversation_id,
+        auto_previous_response_id=run.auto_previous_response_id,
+        omit_reasoning_ids=run.config.reasoning_item_id_policy == "omit",
+    )
+    run.emit_agent(run.starting_agent)
+    await keeper.save()
+    await _agent_starts(run, conversation)
+    users_of_tools: set[int] = set()
+    while True:
+        if run.max_turns is not None and run.turn >= run.max_turns:
+            error = MaxTurnsExceeded(f"Max turns ({run.max_turns}) exceeded")
+            final = await _handled(run, "max_turns", error, base)
+            if final is None:
+                raise error
+            await _finish(run, final)
+            return "completed"
+        run.turn += 1
+        agent = run.agent
+        outcome = await _take_turn(run, conversation, base, tools_used=id(agent) in users_of_tools)
+        users_of_tools.update([id(agent)] if outcome.used_tools else [])
+        if outcome.final is not None:
+            await _finish(run, outcome.final)
+            return "completed"
+        await keeper.save()
+        await run.pause_between_turns()
+        if run.cancel_mode == "after_turn":
+            return "cancelled"
+        if run.agent is not agent:
+            await _agent_starts(run, conversation)
+
+
+class _Outcome:
+    """What a turn came to."""
+
+    __slots__ = ("final", "used_tools")
+
+    def __init__(self, final: Final | None, *, used_tools: bool) -> None:
+        self.final = final
+        self.used_tools = used_tools
+
+
+async def _take_turn(
+    run: ActiveRun, conversation: Conversation, base: Sequence[TResponseInputItem], *, tools_used: bool
+) -> _Outcome:
+    agent = run.agent
+    schema = output_schema_of(agent.output_type)
+    toolbox = await _toolbox_of(run, agent)
+    request = await request_of(run, toolbox, schema, conversation, settings_of(run, agent, tools_used=tools_used))
+    model = model_of(run, agent)
+    input_items = list(request.input)
+    await call_hooks(
+        run.hooks and run.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
+        agent.hooks and agent.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
+    )
+    response = await call_model(run, model, request)
+    run.context.usage.add(response.usage)
+    await call_hooks(
+        run.hooks and run.hooks.on_llm_end(run.context, agent, response),
+        agent.hooks and agent.hooks.on_llm_end(run.context, agent, response),
+    )
+    first_item = len(run.items)
+    plan = plan_of(agent, toolbox, response)
+    conversation.answered(response)
+    for item in plan.items:
+        run.emit_item(item)
+    if plan.error is not None:
+        raise plan.error
+    await answer_unknown_calls(run, plan)
+    results = await run_functions(run, plan.functions)
+    if plan.handoffs:
+        made = await hand_over(run, plan.handoffs)
+        await filter_history(run, made, conversation, run.items[first_item:])
+        return _Outcome(None, used_tools=True)
+    final = await final_output_of_tools(run, results)
+    if final is None:
+        final = await _end_of_turn(run, plan, schema, base)
+    conversation.items += run.items[first_item:]
+    return _Outcome(final, used_tools=plan.used_tools)
+
+
+async def _toolbox_of(run: ActiveRun, agent: Agent[Any]) -> Toolbox:
+    """What the agent may call now. Raises UserError, before any request, for declarations that cannot be run."""
+    tools = await agent.get_all_tools(run.context)
+    for tool in tools:
+        if isinstance(tool, FunctionTool):
+            for name in ("needs_approval", "tool_input_guardrails", "tool_output_guardrails", "defer_loading"):
+                if getattr(tool, name):
+                    raise UserError(f"Tool {tool.name!r}: {name} is not supported by this version of runstream")
+    for name in ("input_guardrails", "output_guardrails"):
+        if getattr(agent, name):
+            raise UserError(f"Agent {agent.name!r}: {name} is not supported by this version of runstream")
+    handoffs: list[Handoff[Any, Any]] = []
+    for target in agent.handoffs:
+        declared = target if isinstance(target, Handoff) else handoff(target)
+        enabled = declared.is_enabled
+        if not isinstance(enabled, bool):
+            answer = enabled(run.context, agent)
+            enabled = bool(await answer if inspect.isawaitable(answer) else answer)
+        if enabled:
+            handoffs.append(declared)
+    toolbox = Toolbox(agent, tools, handoffs, on_collision=run.config.tool_name_collision_policy)
+    if toolbox.collisions:
+        import logging
+
+        for collision in toolbox.collisions:
+            logging.getLogger("runstream").warning("%s; the later one is used", collision)
+    return toolbox
+
+
+async def _end_of_turn(
+    run: ActiveRun, plan: Plan, schema: AgentOutputSchemaBase | None, base: Sequence[TResponseInputItem]
+) -> Final | None:
+    try:
+        end = decide_end(plan, schema)
+    except ModelRefusalError as error:
+        final = await _handled(run, "model_refusal", error, base)
+        if final is None:
+            raise
+        return final
+    except ModelBehaviorError as error:
+        final = await _handled(run, "invalid_final_output", error, base)
+        if final is None:
+            raise
+        return final
+    return None if isinstance(end, RunAgain) else end
+
+
+async def _handled(
+    run: ActiveRun,
+    kind: str,
+    error: MaxTurnsExceeded | ModelRefusalError | ModelBehaviorError,
+    base: Sequence[TResponseInputItem],
+) -> Final | None:
+    """The output that the caller's error handler puts in place of the error, with its message in the log."""
+
+    def given() -> RunErrorHandlerInput[Any]:
+        error.run_data = run.error_details()
+        output = input_items_of(run.items)
+        data = RunErrorData(
+            run.input, list(run.items), [*base, *output], output, list(run.fold.responses), run.agent
+        )
+        return RunErrorHandlerInput(error, run.context, data)
+
+    result: RunErrorHandlerResult | None = await handle_error(run.error_handlers, kind, given)
+    if result is None:
+        return None
+    if result.include_in_history:
+        run.emit_item(_message_of(run.agent, result.final_output))
+    return Final(result.final_output)
+
+
+def _message_of(agent: Agent[Any], output: Any) -> MessageOutputItem:
+    from openai.types.responses import ResponseOutputMessage
+
+    from runstream.events.codec import plain
+
+    text = output if isinstance(output, str) else _json_text(plain(output))
+    message = ResponseOutputMessage.model_validate(
+        {
+            "id": f"msg_{id(output):x}",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": text, "annotations": []}],
+        }
+    )
+    return MessageOutputItem(agent=agent, raw_item=message)
+
+
+def _json_text(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+async def _agent_starts(run: ActiveRun, conversation: Conversation) -> None:
+    agent = run.agent
+    if run.hooks is None and agent.hooks is None:
+        return
+    run.context.turn_input = cast("list[Any]", conversation.next_input())
+    context = _hook_context(run)
+    await call_hooks(
+        run.hooks and run.hooks.on_agent_start(context, agent),
+        agent.hooks and agent.hooks.on_start(context, agent),
+    )
+
+
+async def _finish(run: ActiveRun, final: Final) -> None:
+    agent = run.agent
+    run.final_output = final.output
+    context = _hook_context(run)
+    await call_hooks(
+        run.hooks and run.hooks.on_agent_end(context, agent, final.output),
+        agent.hooks and agent.hooks.on_end(context, agent, final.output),
+    )
+
+
+def _hook_context(run: ActiveRun) -> AgentHookContext[Any]:
+    context = AgentHookContext(
+        run.context.context, turn_input=run.context.turn_input, tool_input=run.context.tool_input
+    )
+    run.context.share_with(context)
+    return context

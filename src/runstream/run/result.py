@@ -1,0 +1,280 @@
+"""What a run gives: `RunResult` once it is over, `RunResultStreaming` while it goes on. Both read the run's log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, TypeVar, cast
+
+from runstream.agent.agent import Agent
+from runstream.agent.context import RunContextWrapper
+from runstream.agent.items import ItemHelpers, ModelResponse, RunItem, ToolApprovalItem, TResponseInputItem
+from runstream.errors import RunErrorDetails, UserError
+from runstream.run.active import ActiveRun, CancelMode, RunTask
+from runstream.run.config import DEFAULT_MAX_TURNS
+from runstream.run.history import input_items_of
+from runstream.run.stream_events import EventReader, StreamEvent, StreamReader
+
+__all__ = ["RunResult", "RunResultBase", "RunResultStreaming", "ToInputListMode"]
+
+T = TypeVar("T")
+
+ToInputListMode = Literal["preserve_all", "normalized"]
+
+
+class RunResultBase:
+    """What both kinds of result offer."""
+
+    input: str | list[TResponseInputItem]
+    new_items: list[RunItem]
+    raw_responses: list[ModelResponse]
+    final_output: Any
+    context_wrapper: RunContextWrapper[Any]
+    interruptions: list[ToolApprovalItem]
+
+    @property
+    def last_agent(self) -> Agent[Any]:
+        """The agent that was active last."""
+        raise TypeError(f"{type(self).__name__} has no last_agent")
+
+    @property
+    def last_response_id(self) -> str | None:
+        """The provider's id of the last response, to go on from; None where there is none."""
+        return self.raw_responses[-1].response_id if self.raw_responses else None
+
+    def final_output_as(self, cls: type[T], raise_if_incorrect_type: bool = False) -> T:
+        """The final output, for the type checker. Raises TypeError, if asked to, where it is of another type."""
+        if raise_if_incorrect_type and not isinstance(self.final_output, cls):
+            raise TypeError(f"Final output is not of type {cls.__name__}: it is {type(self.final_output).__name__}")
+        return cast("T", self.final_output)
+
+    def to_input_list(self, *, mode: ToInputListMode = "preserve_all") -> list[TResponseInputItem]:
+        """The input and everything since as input items: with the next user message added, the input of the next run.
+
+        `mode` is the SDK's; both give the whole conversation here.
+        """
+        if mode not in ("preserve_all", "normalized"):
+            raise UserError(f"mode must be 'preserve_all' or 'normalized', not {mode!r}")
+        return [*ItemHelpers.input_to_new_input_list(self.input), *input_items_of(self.new_items)]
+
+    def release_agents(self, *, release_new_items: bool = True) -> None:
+        """Hold the agents weakly from now on, so that a kept result does not keep them alive."""
+        if release_new_items:
+            for item in self.new_items:
+                item.release_agent()
+
+
+@dataclass
+class RunResult(RunResultBase):
+    """The outcome of a run that is over."""
+
+    input: str | list[TResponseInputItem]
+    """The original input; a handoff's filter may have replaced it."""
+    new_items: list[RunItem]
+    """What the run produced: messages, tool calls and outputs, handoffs, reasoning."""
+    raw_responses: list[ModelResponse]
+    final_output: Any
+    """The last agent's output: a string, or an object of its `output_type`."""
+    input_guardrail_results: list[Any]
+    output_guardrail_results: list[Any]
+    tool_input_guardrail_results: list[Any]
+    tool_output_guardrail_results: list[Any]
+    context_wrapper: RunContextWrapper[Any]
+    _last_agent: Agent[Any]
+    max_turns: int | None = DEFAULT_MAX_TURNS
+    interruptions: list[ToolApprovalItem] = field(default_factory=list[ToolApprovalItem])
+
+    @classmethod
+    def of(cls, run: ActiveRun) -> RunResult:
+        """The result of a run that has ended."""
+        return cls(
+            input=run.input,
+            new_items=list(run.items),
+            raw_responses=list(run.fold.responses),
+            final_output=run.final_output,
+            input_guardrail_results=[],
+            output_guardrail_results=[],
+            tool_input_guardrail_results=[],
+            tool_output_guardrail_results=[],
+            context_wrapper=run.context,
+            _last_agent=run.agent,
+            max_turns=run.max_turns,
+        )
+
+    @property
+    def last_agent(self) -> Agent[Any]:
+        return self._last_agent
+
+    def __str__(self) -> str:
+        return _describe(self)
+
+
+class RunResultStreaming(RunResultBase):
+    """A run that is under way. Iterate over it, or over one of its readers; any number of them, at any time.
+
+    `async for event in result` and `for event in result` (outside an event loop) give what `stream_events()` gives.
+    `async with result:` ends the run when the block is left early.
+    """
+
+    def __init__(self, run: ActiveRun, start: Any) -> None:
+        self._run = run
+        self._begin = start
+
+    # The state, as far as the run has come.
+
+    @property
+    def run_id(self) -> str:
+        """Names the run; every event carries it."""
+        return self._run.run_id
+
+    @property
+    def input(self) -> str | list[TResponseInputItem]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The original input; a handoff's filter may have replaced it."""
+        return self._run.input
+
+    @property
+    def new_items(self) -> list[RunItem]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the run has produced so far."""
+        return list(self._run.items)
+
+    @property
+    def raw_responses(self) -> list[ModelResponse]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The model's complete responses so far."""
+        return list(self._run.fold.responses)
+
+    @property
+    def final_output(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The final output; None while there is none."""
+        return self._run.final_output
+
+    @property
+    def context_wrapper(self) -> RunContextWrapper[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._run.context
+
+    @property
+    def interruptions(self) -> list[ToolApprovalItem]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Calls that wait for a person's approval."""
+        return []
+
+    input_guardrail_results: tuple[Any, ...] = ()
+    output_guardrail_results: tuple[Any, ...] = ()
+    tool_input_guardrail_results: tuple[Any, ...] = ()
+    tool_output_guardrail_results: tuple[Any, ...] = ()
+
+    @property
+    def current_agent(self) -> Agent[Any]:
+        """The active agent."""
+        return self._run.agent
+
+    @property
+    def last_agent(self) -> Agent[Any]:
+        return self._run.agent
+
+    @property
+    def current_turn(self) -> int:
+        """Number of the model call that is under way or was last, from 1; 0 before the first."""
+        return self._run.turn
+
+    @property
+    def max_turns(self) -> int | None:
+        return self._run.max_turns
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more is to come: the run has ended, or an immediate cancel was asked for."""
+        return self._run.ended or self._run.silenced
+
+    @property
+    def run_loop_task(self) -> RunTask | None:
+        """The task of the run; None before it has started. Awaiting it raises the run's error."""
+        return self._run.task
+
+    @property
+    def run_loop_exception(self) -> BaseException | None:
+        """The run's error, once it has ended with one."""
+        return self._run.error
+
+    @property
+    def run_data(self) -> RunErrorDetails:
+        """What the run has produced, in the form that errors carry."""
+        return self._run.error_details()
+
+    # Readers.
+
+    def stream_events(self) -> StreamReader:
+        """The events of the SDK, from the first one, as they come. Raises the run's error at its end.
+
+        While the caller's first iterator is open, the next turn starts when it has been handed the last event of this
+        one. After `cancel()` nothing more comes.
+        """
+        return StreamReader(self._run, self._start)
+
+    def events(self, after: int = 0) -> EventReader:
+        """The numbered events after that seq, to `run.end`, also of a run that failed or was cancelled.
+
+        Raises UserError where the log has no such seq yet, CursorExpired where it is no longer kept.
+        """
+        if not isinstance(cast("object", after), int) or isinstance(after, bool) or after < 0:
+            raise UserError(f"after must be a whole number from 0, the seq of the last event seen, not {after!r}")
+        return EventReader(self._run, self._start, after)
+
+    def __aiter__(self) -> StreamReader:
+        return self.stream_events()
+
+    def __iter__(self) -> Iterator[StreamEvent]:
+        from runstream.run.blocking import iterate
+
+        return iterate(self.stream_events, self._run)
+
+    # Control.
+
+    def cancel(self, mode: CancelMode = "immediate") -> None:
+        """Stop the run: at once, or once the current turn's tools, handoff and session are done.
+
+        What readers saw is kept in the history, every open tool call is answered, and the session is saved.
+        """
+        self._run.cancel(mode)
+
+    async def wait(self) -> RunResultStreaming:
+        """Wait for the end, without reading. Returns this result; raises the run's error."""
+        self._start()
+        await self._run.wait_ended()
+        self._run.error_told()
+        if self._run.error is not None:
+            raise self._run.error
+        return self
+
+    async def __aenter__(self) -> RunResultStreaming:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        run = self._run
+        if not run.ended and run.config.on_abandon == "cancel":
+            run.cancel("immediate")
+        if run.cancel_mode is not None:
+            await run.wait_ended()
+            run.error_told()
+
+    def _start(self) -> None:
+        if self._run.task is None:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                raise UserError("no event loop is running: iterate with a plain `for`, or use asyncio.run(...)") from None
+            self._begin()
+
+    def __str__(self) -> str:
+        return _describe(self)
+
+
+def _describe(result: RunResult | RunResultStreaming) -> str:
+    output = repr(result.final_output)
+    return (
+        f"{type(result).__name__}(last_agent={result.last_agent.name!r}, {len(result.new_items)} items, "
+        f"{len(result.raw_responses)} responses, final_output={output if len(output) <= 200 else output[:200] + '…'})"
+    )

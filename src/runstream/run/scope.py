@@ -1,0 +1,97 @@
+"""The owner of a run's tasks. Nothing that a run starts outlives it, and ending takes a bounded time.
+
+Unlike `asyncio.TaskGroup`, whose end waits for ever for a task that ignores cancellation, a scope gives its tasks a
+limit; one that is still running then is reported and left behind, its result dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from runstream.clock import Clock
+
+__all__ = ["Scope", "settle"]
+
+_T = TypeVar("_T")
+_logger = logging.getLogger("runstream")
+
+
+class Scope:
+    """Spawn tasks; `close` cancels those that are left and waits for them."""
+
+    __slots__ = ("_clock", "_tasks", "_timeout_s")
+
+    def __init__(self, clock: Clock, timeout_s: float) -> None:
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
+        """Start work as a task of this scope."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def stop(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        """Cancel these tasks and wait for them within the limit. Never raises their errors."""
+        waiting = {task for task in tasks if not task.done()}
+        for task in waiting:
+            task.cancel()
+        if waiting:
+            await _wait(waiting, self._clock, self._timeout_s)
+        for task in waiting:
+            if task.done():
+                _drop(task)
+            else:
+                _logger.warning("%s ignored its cancellation for %g s: left behind", task, self._timeout_s)
+                task.add_done_callback(_drop)
+
+    async def close(self) -> None:
+        """Stop every task that is left."""
+        await self.stop(self._tasks)
+
+
+def _drop(task: asyncio.Task[Any]) -> None:
+    """Mark the outcome as seen: it came too late to matter."""
+    if task.done() and not task.cancelled():
+        task.exception()
+
+
+async def _wait(tasks: set[asyncio.Task[Any]], clock: Clock, timeout_s: float) -> bool:
+    """Wait until all are done; False after `timeout_s`."""
+    timer = asyncio.get_running_loop().create_task(clock.sleep(timeout_s))
+    try:
+        while not timer.done():
+            await asyncio.wait({timer, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            tasks = {task for task in tasks if not task.done()}
+            if not tasks:
+                return True
+        return False
+    finally:
+        timer.cancel()
+
+
+async def settle(work: Coroutine[Any, Any, None], clock: Clock, timeout_s: float) -> tuple[Exception | None, bool]:
+    """Carry out work that must not be given up when the caller is cancelled, within a limit.
+
+    Returns its error (a TimeoutError past the limit) and whether the caller was cancelled meanwhile.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    tasks: set[asyncio.Task[Any]] = {task}
+    interrupted = False
+    while True:
+        try:
+            in_time = await _wait(tasks, clock, timeout_s)
+            break
+        except asyncio.CancelledError:
+            interrupted = True
+    if not in_time:
+        task.cancel()
+        task.add_done_callback(_drop)
+        return TimeoutError(f"not done within {timeout_s:g} s"), interrupted
+    outcome = None if task.cancelled() else task.exception()
+    return (outcome if isinstance(outcome, Exception) else None), interrupted

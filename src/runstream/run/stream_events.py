@@ -1,0 +1,218 @@
+"""The SDK's view of a run's log, and the reader that gives it. Nothing else makes these three classes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from runstream.agent.agent import Agent
+from runstream.agent.items import RunItem
+from runstream.events.event import AGENT_START, ITEM, MODEL, Event
+from runstream.log.follow import Follower
+from runstream.run.active import ActiveRun, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from openai.types.responses import ResponseStreamEvent
+
+__all__ = [
+    "AgentUpdatedStreamEvent",
+    "EventReader",
+    "RawResponsesStreamEvent",
+    "RunItemStreamEvent",
+    "StreamEvent",
+    "StreamReader",
+    "to_stream_event",
+]
+
+
+@dataclass(slots=True)
+class RawResponsesStreamEvent:
+    """One event of the model's stream, in the format of the Responses API."""
+
+    data: ResponseStreamEvent
+    type: Literal["raw_response_event"] = "raw_response_event"
+    # Ours, with defaults: where the event stands in the run's log.
+    seq: int = 0
+    run_id: str = ""
+    agent_name: str | None = None
+    path: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class RunItemStreamEvent:
+    """An item is complete: a message, a tool call, its output, a handoff."""
+
+    name: Literal[
+        "message_output_created",
+        "handoff_requested",
+        "handoff_occured",
+        "tool_called",
+        "tool_search_called",
+        "tool_search_output_created",
+        "tool_output",
+        "reasoning_item_created",
+        "mcp_approval_requested",
+        "mcp_approval_response",
+        "mcp_list_tools",
+    ]
+    item: RunItem
+    type: Literal["run_item_stream_event"] = "run_item_stream_event"
+    seq: int = 0
+    run_id: str = ""
+    agent_name: str | None = None
+    path: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class AgentUpdatedStreamEvent:
+    """The active agent changed: the first one, or after a handoff."""
+
+    new_agent: Agent[Any]
+    type: Literal["agent_updated_stream_event"] = "agent_updated_stream_event"
+    seq: int = 0
+    run_id: str = ""
+    agent_name: str | None = None
+    path: tuple[str, ...] = ()
+
+
+StreamEvent: TypeAlias = RawResponsesStreamEvent | RunItemStreamEvent | AgentUpdatedStreamEvent
+
+
+def to_stream_event(event: Event) -> StreamEvent | None:
+    """The SDK's event for one of the log; None where the SDK has none."""
+    kind = event.kind
+    if kind == MODEL:
+        return RawResponsesStreamEvent(
+            event.data, "raw_response_event", event.seq, event.run_id, event.agent, event.path
+        )
+    if kind == ITEM and event.live is not None:
+        return RunItemStreamEvent(
+            event.data.name, event.live, "run_item_stream_event", event.seq, event.run_id, event.agent, event.path
+        )
+    if kind == AGENT_START:
+        agent = event.live if event.live is not None else Agent(name=event.agent or "")
+        return AgentUpdatedStreamEvent(
+            agent, "agent_updated_stream_event", event.seq, event.run_id, event.agent, event.path
+        )
+    return None
+
+
+class _RunReader:
+    """What both readers have: a place among the run's readers, taken at the first read and given back at the end.
+
+    The run holds the place, not the reader: a reader that nobody holds any more is gone.
+    """
+
+    paces_turns = False
+
+    def __init__(self, run: ActiveRun, start: Callable[[], None], after: int = 0) -> None:
+        self._run = run
+        self._start = start
+        self._follower = Follower(run.log, after)
+        self._place = Place(after, paces_turns=self.paces_turns)
+        self._state: Literal["new", "open", "closed"] = "new"
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _open(self) -> None:
+        self._start()
+        self._loop = asyncio.get_running_loop()
+        self._state = "open"
+        self._run.enter(self._place)
+
+    def _close(self) -> None:
+        if self._state == "open":
+            self._run.leave(self._place)
+        self._state = "closed"
+
+    async def aclose(self) -> None:
+        """Stop reading. The last reader of a run that nobody awaits takes the run with it (`RunConfig.on_abandon`);
+        this returns once such a run has ended."""
+        was_open = self._state == "open"
+        self._close()
+        if was_open and self._run.silenced:
+            await self._run.wait_ended()
+
+    def __del__(self) -> None:
+        # `break` and errors in the caller's loop body end here, at once, by reference counting; the garbage collector
+        # may come from another thread.
+        if self._state != "open" or self._loop is None or self._loop.is_closed():
+            return
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._loop:
+            self._run.leave(self._place)
+        else:
+            self._loop.call_soon_threadsafe(self._run.leave, self._place)
+
+
+class StreamReader(_RunReader):
+    """Iterates over the SDK's events of a run; raises the run's error at its end."""
+
+    paces_turns = True
+
+    def __aiter__(self) -> StreamReader:
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        if self._state == "new":
+            self._open()
+        elif self._state == "closed":
+            raise StopAsyncIteration
+        run, follower, place = self._run, self._follower, self._place
+        while True:
+            if run.silenced:
+                await run.wait_ended()
+                self._close()
+                raise StopAsyncIteration
+            event = follower.next_nowait()
+            if event is None:
+                if follower.at_end:
+                    self._close()
+                    self._raise_error()
+                    raise StopAsyncIteration
+                await follower.wait()
+                continue
+            place.cursor = seq = event.seq
+            if seq >= run.gate_seq:
+                run.handed_over()
+            if event.kind == MODEL:
+                return RawResponsesStreamEvent(
+                    event.data, "raw_response_event", seq, event.run_id, event.agent, event.path
+                )
+            view = to_stream_event(event)
+            if view is not None:
+                return view
+
+    def _raise_error(self) -> None:
+        self._run.error_told()
+        if self._run.error is not None:
+            raise self._run.error
+
+
+class EventReader(_RunReader):
+    """Iterates over the numbered events of a run, to `run.end`; never raises the run's error."""
+
+    def __aiter__(self) -> EventReader:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._state == "new":
+            self._open()
+        elif self._state == "closed":
+            raise StopAsyncIteration
+        follower = self._follower
+        while True:
+            event = follower.next_nowait()
+            if event is not None:
+                return event
+            if follower.at_end:
+                self._close()
+                self._run.error_told()
+                raise StopAsyncIteration
+            await follower.wait()
+

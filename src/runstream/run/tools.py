@@ -1,0 +1,201 @@
+"""Carrying out the calls of a turn: function tools side by side, each output in the log as soon as its tool ends."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Sequence
+from typing import Any, cast
+
+from runstream.agent.agent import Agent, ToolsToFinalOutputResult
+from runstream.agent.handoff import Handoff, HandoffInputData
+from runstream.agent.items import HandoffOutputItem, ItemHelpers, RunItem, ToolCallOutputItem
+from runstream.agent.tool import FunctionToolResult, invoke_function_tool
+from runstream.agent.tool_context import ToolContext
+from runstream.errors import AgentsException, ModelBehaviorError, UserError
+from runstream.run.active import ActiveRun
+from runstream.run.config import ToolErrorFormatterArgs
+from runstream.run.decide import Final, FunctionCall, HandoffCall, Plan
+from runstream.run.history import Conversation
+
+__all__ = [
+    "answer_unknown_calls",
+    "call_hooks",
+    "filter_history",
+    "final_output_of_tools",
+    "hand_over",
+    "run_functions",
+]
+
+_IGNORED_HANDOFF = "Multiple handoffs detected, ignoring this one."
+
+
+async def call_hooks(*calls: Any) -> None:
+    """Await the hooks of the run and of the agent, side by side; None stands for a hook that is not there."""
+    waiting = [call for call in calls if call is not None]
+    if len(waiting) == 1:
+        await waiting[0]
+    elif waiting:
+        await asyncio.gather(*waiting)
+
+
+async def run_functions(run: ActiveRun, calls: Sequence[FunctionCall]) -> list[FunctionToolResult]:
+    """Run the tools; the results are in the order of the calls.
+
+    Raises the first error of a tool that does not turn its errors into messages for the model; the other tools are
+    cancelled then, and waited for within the run's limit.
+    """
+    if not calls:
+        return []
+    execution = run.config.tool_execution
+    limit = None if execution is None else execution.max_function_tool_concurrency
+    gate = asyncio.Semaphore(limit or len(calls))
+    tasks = [run.scope.spawn(_run_one(run, call, gate), f"tool {call.tool.name}") for call in calls]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    if pending:
+        await run.scope.stop(pending)
+    # In the order of the calls, so that of several failures at once always the same one is raised.
+    for task in tasks:
+        if task in done and not task.cancelled() and task.exception() is not None:
+            raise cast("BaseException", task.exception())
+    return [task.result() for task in tasks]
+
+
+async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphore) -> FunctionToolResult:
+    agent, tool, call = run.agent, planned.tool, planned.call
+    context = ToolContext(
+        run.context.context,
+        run.context.usage,
+        tool.name,
+        call.call_id,
+        call.arguments,
+        call,
+        agent=agent,
+        run_config=run.config,
+        turn_input=run.context.turn_input,
+    )
+    run.context.share_with(context)
+    async with gate:
+        await call_hooks(
+            run.hooks and run.hooks.on_tool_start(context, agent, tool),
+            agent.hooks and agent.hooks.on_tool_start(context, agent, tool),
+        )
+        try:
+            output = await invoke_function_tool(function_tool=tool, context=context, arguments=call.arguments)
+        except AgentsException:
+            raise
+        except Exception as error:
+            raise UserError(f"Error running tool {tool.name}: {error}") from error
+    raw = ItemHelpers.tool_call_output_item(call, output)
+    item = ToolCallOutputItem(
+        agent=agent, raw_item=raw, output=output, tool_origin=getattr(tool, "origin", None)
+    )
+    await call_hooks(
+        run.hooks and run.hooks.on_tool_end(context, agent, tool, output),
+        agent.hooks and agent.hooks.on_tool_end(context, agent, tool, output),
+    )
+    run.emit_item(item)
+    return FunctionToolResult(tool=tool, output=output, run_item=item)
+
+
+async def answer_unknown_calls(run: ActiveRun, plan: Plan) -> None:
+    """Tell the model about tools that do not exist, or raise ModelBehaviorError, as the configuration says."""
+    for unknown in plan.unknown:
+        if run.config.tool_not_found_behavior == "raise_error":
+            raise ModelBehaviorError(unknown.message)
+        message = unknown.message
+        if run.config.tool_error_formatter is not None:
+            text = run.config.tool_error_formatter(
+                ToolErrorFormatterArgs(
+                    kind="tool_not_found",
+                    tool_type="function",
+                    tool_name=unknown.call.name,
+                    call_id=unknown.call.call_id,
+                    default_message=message,
+                    run_context=run.context,
+                )
+            )
+            message = (await text if inspect.isawaitable(text) else text) or message
+        raw = ItemHelpers.tool_call_output_item(unknown.call, message)
+        run.emit_item(ToolCallOutputItem(agent=run.agent, raw_item=raw, output=message))
+
+
+async def final_output_of_tools(run: ActiveRun, results: list[FunctionToolResult]) -> Final | None:
+    """The run's output, where the agent's `tool_use_behavior` makes a tool's output the final one."""
+    behavior = run.agent.tool_use_behavior
+    if not results or behavior == "run_llm_again":
+        return None
+    if behavior == "stop_on_first_tool":
+        return Final(results[0].output)
+    if isinstance(behavior, dict):
+        names = behavior.get("stop_at_tool_names", [])
+        return next((Final(result.output) for result in results if result.tool.name in names), None)
+    if not callable(behavior):
+        raise UserError(f"Invalid tool_use_behavior: {behavior!r}")
+    decided = behavior(run.context, results)
+    if inspect.isawaitable(decided):
+        decided = await decided
+    if not isinstance(cast("object", decided), ToolsToFinalOutputResult):
+        raise UserError(
+            f"Agent {run.agent.name!r}: tool_use_behavior must return a ToolsToFinalOutputResult, not {decided!r}"
+        )
+    return Final(decided.final_output) if decided.is_final_output else None
+
+
+async def hand_over(run: ActiveRun, calls: Sequence[HandoffCall]) -> Handoff[Any, Any]:
+    """Make the first of these handoffs, and return it; the others are answered as ignored."""
+    before = run.agent
+    first = calls[0]
+    for ignored in calls[1:]:
+        raw = ItemHelpers.tool_call_output_item(ignored.call, _IGNORED_HANDOFF)
+        run.emit_item(ToolCallOutputItem(agent=before, raw_item=raw, output=_IGNORED_HANDOFF))
+    handoff = first.handoff
+    target = await handoff.on_invoke_handoff(run.context, first.call.arguments)
+    if not isinstance(target, Agent):
+        raise UserError(f"The handoff {handoff.tool_name!r} must give an Agent, not {target!r}")
+    raw = ItemHelpers.tool_call_output_item(first.call, handoff.get_transfer_message(target))
+    item = HandoffOutputItem(agent=before, raw_item=cast("Any", raw), source_agent=before, target_agent=target)
+    await call_hooks(
+        run.hooks and run.hooks.on_handoff(run.context, before, target),
+        target.hooks and target.hooks.on_handoff(run.context, target, before),
+    )
+    run.emit_item(item)
+    run.emit_agent(target)
+    return handoff
+
+
+async def filter_history(
+    run: ActiveRun, handoff: Handoff[Any, Any], conversation: Conversation, turn_items: Sequence[RunItem]
+) -> None:
+    """Let the handoff's filter, or the run's, decide what the next agent sees of the conversation.
+
+    `turn_items` are the items of the turn that made the handoff, not yet in the conversation. Raises UserError for a
+    filter that returns something else than HandoffInputData, or cannot work because the provider keeps the history.
+    """
+    input_filter = handoff.input_filter or run.config.handoff_input_filter
+    if input_filter is None:
+        conversation.items += turn_items
+        return
+    if conversation.kept_by_provider:
+        raise UserError(
+            "a handoff's input_filter cannot be combined with conversation_id, previous_response_id or "
+            "auto_previous_response_id: the provider keeps the history, which a filter cannot change"
+        )
+    filtered = input_filter(
+        HandoffInputData(
+            input_history=run.input if isinstance(run.input, str) and not run.session else tuple(conversation.base),
+            pre_handoff_items=tuple(conversation.items),
+            new_items=tuple(turn_items),
+            run_context=run.context,
+        )
+    )
+    if inspect.isawaitable(filtered):
+        filtered = await filtered
+    if not isinstance(cast("object", filtered), HandoffInputData):
+        raise UserError(f"A handoff's input_filter must return HandoffInputData, not {type(filtered).__name__}")
+    history = filtered.input_history
+    run.input = history if isinstance(history, str) else list(history)
+    new_items = filtered.new_items if filtered.input_items is None else filtered.input_items
+    conversation.replace(
+        ItemHelpers.input_to_new_input_list(run.input), [*filtered.pre_handoff_items, *new_items]
+    )

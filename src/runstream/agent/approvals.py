@@ -71,7 +71,8 @@ class ApprovalStore:
         if always:
             self._permanent = [known for known in self._permanent if not known.concerns(key, agent)]
             self._permanent.append(Decision(approved, message, key, agent))
-        else:
+        if not always or key[0] == "hosted_mcp":
+            # A permanent decision about a hosted tool does not show by name, the one about this very call does.
             calls.append(Decision(approved, message, key, agent, _arguments(request.raw_item)))
         self._calls[call_id] = calls
 

@@ -179,7 +179,7 @@ class FunctionTool:
             try:
                 self.params_json_schema = ensure_strict_json_schema(self.params_json_schema)
             except UserError as error:
-                raise UserError(f"Tool {self.name!r}: {error}, or set strict_json_schema=False") from error
+                raise UserError(f"Tool {self.name!r}: {error}. Change it, or set strict_json_schema=False") from error
         if self.output_json_schema is not None:
             try:
                 self.output_json_schema = strict_object_schema(self.output_json_schema)

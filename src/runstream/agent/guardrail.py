@@ -258,7 +258,7 @@ class InputGuardrailTripwireTriggered(AgentsException):
 
     def __init__(self, guardrail_result: InputGuardrailResult) -> None:
         self.guardrail_result = guardrail_result
-        super().__init__(f"Guardrail {guardrail_result.guardrail.get_name()} triggered tripwire")
+        super().__init__(f"Guardrail {_title(guardrail_result.guardrail)} triggered tripwire")
 
 
 class OutputGuardrailTripwireTriggered(AgentsException):
@@ -269,7 +269,7 @@ class OutputGuardrailTripwireTriggered(AgentsException):
 
     def __init__(self, guardrail_result: OutputGuardrailResult) -> None:
         self.guardrail_result = guardrail_result
-        super().__init__(f"Guardrail {guardrail_result.guardrail.get_name()} triggered tripwire")
+        super().__init__(f"Guardrail {_title(guardrail_result.guardrail)} triggered tripwire")
 
 
 class ToolInputGuardrailTripwireTriggered(AgentsException):
@@ -282,7 +282,7 @@ class ToolInputGuardrailTripwireTriggered(AgentsException):
     def __init__(self, guardrail: ToolInputGuardrail[Any], output: ToolGuardrailFunctionOutput) -> None:
         self.guardrail = guardrail
         self.output = output
-        super().__init__(f"Tool input guardrail {guardrail.get_name()} triggered tripwire")
+        super().__init__(f"Tool input guardrail {_title(guardrail)} triggered tripwire")
 
 
 class ToolOutputGuardrailTripwireTriggered(AgentsException):
@@ -295,7 +295,7 @@ class ToolOutputGuardrailTripwireTriggered(AgentsException):
     def __init__(self, guardrail: ToolOutputGuardrail[Any], output: ToolGuardrailFunctionOutput) -> None:
         self.guardrail = guardrail
         self.output = output
-        super().__init__(f"Tool output guardrail {guardrail.get_name()} triggered tripwire")
+        super().__init__(f"Tool output guardrail {_title(guardrail)} triggered tripwire")
 
 
 # --- Decorators ---
@@ -367,6 +367,11 @@ def tool_output_guardrail(
         return ToolOutputGuardrail(function, name or _function_name(function))
 
     return decorate if func is None else decorate(func)
+
+
+def _title(guardrail: Any) -> str:
+    # With the class, since programs written for the SDK look for it in the message.
+    return f"{type(guardrail).__name__} {guardrail.get_name()!r}"
 
 
 def _function_name(function: Any) -> str:

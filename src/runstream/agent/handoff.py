@@ -19,7 +19,7 @@ from typing_extensions import TypeVar
 from runstream.agent.context import RunContextWrapper, TContext
 from runstream.agent.strict_schema import ensure_strict_json_schema
 from runstream.agent.typed_output import strict_object_schema
-from runstream.agent.validation import validate_json
+from runstream.agent.validation import summarize, validate_json
 from runstream.errors import ModelBehaviorError, UserError
 
 if TYPE_CHECKING:
@@ -190,5 +190,6 @@ def _describe_input(name: str, input_type: Any) -> tuple[TypeAdapter[Any] | None
         return adapter, strict_object_schema(adapter.json_schema())
     except Exception as error:
         raise UserError(
-            f"Handoff to {name}: input_type {input_type!r:.100} cannot become a strict JSON schema: {error}"
+            f"Handoff to {name}: input_type {input_type!r:.100} cannot become a strict JSON schema: "
+            f"{summarize(error)}. Use a pydantic model, a dataclass or a typing_extensions.TypedDict"
         ) from error

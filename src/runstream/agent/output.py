@@ -14,7 +14,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, cast, get_args, get_origin
 
 from runstream.agent.strict_schema import ensure_strict_json_schema
-from runstream.agent.validation import validate_json
+from runstream.agent.validation import summarize, validate_json
 from runstream.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class AgentOutputSchema(AgentOutputSchemaBase):
             schema = adapter.json_schema()
         except Exception as error:
             raise UserError(
-                f"output_type {name} cannot become a JSON schema: {str(error).partition(chr(10))[0]}. Use a pydantic "
+                f"output_type {name} cannot become a JSON schema: {summarize(error)}. Use a pydantic "
                 "model, a dataclass, a typing_extensions.TypedDict, or a list or union of such"
             ) from error
         if self._strict:

@@ -3,17 +3,17 @@
 Owns the declarations and the ready-made, pure policies. Must not know models, HTTP or the clock; waiting and counting
 are the work of the flow that retries.
 
-Invariants: a provider's veto (`Decision.veto`) goes before any policy that says yes; a request that the provider marks
-as unsafe to repeat is repeated only if a policy says `approve_unsafe_replay`.
+Invariants: a provider's veto (`RetryDecision.veto`) goes before any policy that says yes; a request that the provider
+marks as unsafe to repeat is repeated only if a policy says `approve_unsafe_replay`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from inspect import isawaitable
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 __all__ = [
     "ModelRetryAdvice",
@@ -38,7 +38,8 @@ _Settings = TypeVar("_Settings")
 
 def from_mapping(settings_type: type[_Settings], values: Mapping[Any, Any], path: str = "") -> _Settings:
     """The settings that a mapping describes. Raises TypeError for a key that is no field, naming it and `path`."""
-    names = {entry.name for entry in dataclasses.fields(cast("Any", settings_type))}
+    # Unlike `fields()` this has what is only an argument of the constructor, too.
+    names = cast("Any", settings_type).__dataclass_fields__
     unknown = sorted(str(name) for name in values if name not in names)
     if unknown:
         place = f" in {path}" if path else ""
@@ -81,10 +82,15 @@ class ModelRetrySettings:
     """Attempts after the first."""
     backoff: ModelRetryBackoffInput | None = None
     """A dict becomes `ModelRetryBackoffSettings`."""
-    policy: Callable[..., Any] | None = field(default=None, repr=False)
-    """A `RetryPolicy`. Left out of every serialised form."""
+    if TYPE_CHECKING:
+        policy: Callable[..., Any] | None = None
+        """A `RetryPolicy`. No serialised form has it."""
+    else:
+        # An attribute but no field, since pydantic, too, would try to serialise a field.
+        policy: InitVar[Callable[..., Any] | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, *init_only: Any) -> None:
+        (self.policy,) = init_only
         if isinstance(self.backoff, Mapping):
             self.backoff = from_mapping(ModelRetryBackoffSettings, self.backoff, "retry.backoff")
 
@@ -96,6 +102,7 @@ class ModelRetrySettings:
     def merge(self, override: ModelRetrySettings) -> ModelRetrySettings:
         """These settings, with every field that `override` sets in place of ours; the same within `backoff`."""
         merged = _overlay(self, override)
+        merged.policy = override.policy or self.policy
         if self.backoff is not None and override.backoff is not None:
             merged.backoff = _overlay(self.backoff, override.backoff)
         return merged

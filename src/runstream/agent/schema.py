@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_origin, ge
 from runstream.agent.context import RunContextWrapper
 from runstream.agent.docstring import DocstringStyle, FuncDocumentation, generate_func_documentation
 from runstream.agent.strict_schema import ensure_strict_json_schema
+from runstream.agent.validation import summarize
 from runstream.errors import ModelBehaviorError, UserError
 
 if TYPE_CHECKING:
@@ -115,11 +116,12 @@ def function_schema(
         signature = inspect.signature(call)
     except ValueError as error:
         raise UserError(f"Tool `{name}`: its parameters are not known ({error}). Wrap it in a function") from error
-    hints = _resolve_annotations(call, name)
     parameters = list(signature.parameters.values())
+    _refuse_unbound(call, name, parameters)
+    hints = _resolve_annotations(call, name)
     takes_context = bool(parameters) and _is_context(hints.get(parameters[0].name))
     parameters = parameters[takes_context:]
-    _refuse_unusable(call, name, parameters, hints, strict_json_schema)
+    _refuse_unusable(name, parameters, hints, strict_json_schema)
 
     descriptions = documentation.param_descriptions or {}
     fields = {
@@ -190,23 +192,27 @@ def _resolve_annotations(call: Callable[..., Any], tool: str) -> dict[str, Any]:
     return hints
 
 
-def _refuse_unusable(
-    call: Callable[..., Any], tool: str, parameters: list[inspect.Parameter], hints: dict[str, Any], strict: bool
-) -> None:
+def _refuse_unbound(call: Callable[..., Any], tool: str, parameters: list[inspect.Parameter]) -> None:
     owner = getattr(call, "__qualname__", "").rpartition(".")[0]
-    for index, parameter in enumerate(parameters):
-        name, hint = parameter.name, hints.get(parameter.name)
-        if _is_context(hint):
+    if inspect.isfunction(call) and owner and not owner.endswith("<locals>") and parameters:
+        first = parameters[0]
+        if first.name in ("self", "cls") and first.annotation is first.empty:
+            raise UserError(
+                f"Tool `{tool}`: `{call.__qualname__}` is a method without its object, so the model would have to give "
+                f"`{first.name}`: make the tool of a bound method, function_tool(instance.{call.__name__})"
+            )
+
+
+def _refuse_unusable(tool: str, parameters: list[inspect.Parameter], hints: dict[str, Any], strict: bool) -> None:
+    for parameter in parameters:
+        name = parameter.name
+        if _is_context(hints.get(name)):
             raise UserError(
                 f"Tool `{tool}`: the context parameter `{name}` (RunContextWrapper or ToolContext) is found at "
                 "non-first position: make it the first parameter"
             )
-        unbound = index == 0 and name in ("self", "cls") and hint is None
-        if unbound and inspect.isfunction(call) and owner and not owner.endswith("<locals>"):
-            raise UserError(
-                f"Tool `{tool}`: `{call.__qualname__}` is a method without its object, so the model would have to give "
-                f"`{name}`: make the tool of a bound method, function_tool(instance.{call.__name__})"
-            )
+        if name.startswith("_"):
+            raise UserError(f"Tool `{tool}`: the parameter `{name}` must not begin with an underscore: rename it")
         if parameter.kind is parameter.VAR_KEYWORD and strict:
             raise UserError(
                 f"Tool `{tool}`: the variadic keyword parameter `**{name}` cannot have a strict schema. Name the "
@@ -238,10 +244,6 @@ def _field(parameter: inspect.Parameter, hint: Any, description: str | None) -> 
     if description is None and get_origin(hint) is Annotated:
         description = next((text for text in get_args(hint)[1:] if isinstance(text, str)), None)
     if parameter.kind is parameter.VAR_POSITIONAL:
-        element = get_args(_without_metadata(hint))
-        # The SDK reads `*args: tuple[int, ...]` as many integers, not as many tuples.
-        if get_origin(_without_metadata(hint)) is tuple and len(element) == 2 and element[1] is Ellipsis:
-            hint = element[0]
         return list[hint], Field(default_factory=list[Any], description=description)
     if parameter.kind is parameter.VAR_KEYWORD:
         return dict[str, hint], Field(default_factory=dict[str, Any], description=description)
@@ -283,10 +285,6 @@ def _blame(tool: str, fields: dict[str, Any], hints: dict[str, Any], strict: boo
                 advice = "Give it a type with named fields, or set strict_mode=False"
             return UserError(
                 f"Tool `{tool}`: parameter `{name}` is annotated `{annotation}`, which cannot become a "
-                f"{'strict ' if strict else ''}JSON schema: {_first_line(reason)}. {advice}"
+                f"{'strict ' if strict else ''}JSON schema: {summarize(reason)}. {advice}"
             )
-    return UserError(f"Tool `{tool}`: its parameters cannot become a JSON schema: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
+    return UserError(f"Tool `{tool}`: its parameters cannot become a JSON schema: {summarize(error)}")

@@ -145,8 +145,7 @@ class _Conversion:
         if extra is not False and "additionalProperties" in node:
             raise UserError(
                 f"additionalProperties should not be set for object types, but is {extra!r:.100} at {place}: "
-                "a strict schema cannot have free keys (dict[str, ...], Mapping, extra='allow'). Use a model with "
-                "named fields, or do not use a strict schema"
+                "a strict schema names every field, which dict[str, ...], Mapping and extra='allow' do not"
             )
         return node if kind is None else {**node, "additionalProperties": False}
 

@@ -9,7 +9,7 @@ import inspect
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from runstream.agent.strict_schema import ensure_strict_json_schema
-from runstream.agent.validation import describe
+from runstream.agent.validation import describe, summarize
 from runstream.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def declared_output(
         what = "output_type" if output_type is not None else "programmatic function tool return annotation"
         raise UserError(
             f"Tool `{tool}`: its {what} must define a strict JSON object schema, which `{declared}` does not "
-            f"({error}). Use a pydantic model, a TypedDict or a dataclass, or give output_json_schema"
+            f"({summarize(error)}). Use a pydantic model, a TypedDict or a dataclass, or give output_json_schema"
         ) from error
     return adapter
 

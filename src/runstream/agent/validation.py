@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ValidationError
 
-__all__ = ["describe", "parse_object", "validate_json"]
+__all__ = ["describe", "parse_object", "summarize", "validate_json"]
 
 _MAX_FAULTS = 5
 """Faults that a message lists: a wrong shape can produce one for each element of a long list."""
@@ -59,3 +59,8 @@ def describe(error: ValidationError) -> str:
     if len(faults) > _MAX_FAULTS:
         lines.append(f"and {len(faults) - _MAX_FAULTS} more")
     return "; ".join(lines)
+
+
+def summarize(error: Exception) -> str:
+    """The first sentence of an error: pydantic's go on with advice about itself, where callers give their own."""
+    return str(error).partition("\n")[0].partition(". ")[0].rstrip(".")

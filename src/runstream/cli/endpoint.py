@@ -48,6 +48,20 @@ def command(
 
     SCRIPT is a JSON file with the turns to play ("-" reads standard input). Without one, every question gets an answer
     of some sentences that repeats it. Stop with Ctrl-C.
+
+    \b
+    An example of a script:
+      {"repeat": true, "turns": [
+        {"tool_call": "get_weather", "arguments": {"city": "Paris"}, "when": {"after_tool": false}},
+        {"say": "It is sunny in Paris.", "every_s": 0.05, "when": {"after_tool": true}},
+        {"parts": [{"reasoning": "Not mine."}, {"handoff": "Billing Agent"}]},
+        {"say": "This will not end well.", "fault": {"kind": "reset", "after": 3}}
+      ]}
+
+    A turn has `parts` (strings, or objects with `say`, `refusal`, `reasoning`, `tool_call`, `handoff` or `item`), or
+    one part itself, and may have `chunks`, `every_s`, `first_after_s`, `usage`, `incomplete`, `interleave`, `fault`,
+    `when`, `times`, `response_id`, `model` and `cut_bytes`. A script has `turns`, `repeat`, `default`, `fault` and
+    `fault_times`.
     """
     from runstream.errors import UserError
 

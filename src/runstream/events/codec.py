@@ -7,16 +7,31 @@ A record is one JSON object: `v` (version of the form), `run`, `seq`, `at`, `kin
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Any, cast
 
 import msgspec
 
-from runstream.events.event import AGENT_START, ITEM, MODEL, RUN_END, RUN_START, AgentStart, ErrorInfo, Event
-from runstream.events.event import ItemAdded, RunEnd, RunStart
+from runstream.events.event import (
+    AGENT_START,
+    ITEM,
+    MODEL,
+    RUN_END,
+    RUN_START,
+    AgentStart,
+    ErrorInfo,
+    Event,
+    ItemAdded,
+    RunEnd,
+    RunStart,
+)
 
 __all__ = ["VERSION", "decode", "encode", "plain"]
 
 VERSION = 1
+
+# Of subclasses of these (numpy's numbers, marked-up strings) only the value is kept.
+_JSON = (str, int, float, bool)
 
 _encoder = msgspec.json.Encoder(enc_hook=lambda value: plain(value))
 _decoder = msgspec.json.Decoder()
@@ -24,15 +39,24 @@ _decoder = msgspec.json.Decoder()
 
 def plain(value: Any) -> Any:
     """The value as JSON data: official and pydantic objects, dataclasses and dicts become dicts, others text."""
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or value.__class__ in _JSON:
         return value
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in cast("dict[Any, Any]", value).items()}
+        entries = cast("dict[Any, Any]", value).items()
+        return {key if key.__class__ is str else str(plain(key)): plain(entry) for key, entry in entries}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in cast("list[Any]", value)]
     dump = getattr(value, "model_dump", None)
     if dump is not None:
-        return dump(mode="json", exclude_unset=True, warnings=False)
+        # Official objects hold None for whatever was not sent; what users declare is whole with its defaults.
+        is_official = type(value).__module__.startswith(("openai.", "runstream."))
+        return dump(mode="json", exclude_unset=is_official, warnings=False, fallback=str)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return str(value)
@@ -53,8 +77,28 @@ def encode(event: Event) -> bytes:
         record["attempt"] = event.attempt
     if event.path:
         record["path"] = event.path
-    record["data"] = msgspec.Raw(event.frame) if event.frame is not None else plain(event.data)
-    return _encoder.encode(record)
+    frame = event.frame
+    if frame is None:
+        record["data"] = plain(event.data)
+    else:
+        # JSON has line ends only between its values, where a space does as well.
+        record["data"] = msgspec.Raw(frame.replace(b"\n", b" ") if b"\n" in frame else frame)
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError:
+        # Half a surrogate pair (a tool that read bytes as text, a text that was cut): JSON has no place for it.
+        return _encoder.encode(_whole_characters(record))
+
+
+def _whole_characters(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        entries = cast("dict[str, Any]", value).items()
+        return {_whole_characters(key): _whole_characters(entry) for key, entry in entries}
+    if isinstance(value, list):
+        return [_whole_characters(entry) for entry in cast("list[Any]", value)]
+    return value
 
 
 def decode(record: bytes) -> Event:
@@ -74,7 +118,7 @@ def decode(record: bytes) -> Event:
             tuple(fields.get("path", ())),
             _decode_data(fields["kind"], fields.get("data")),
         )
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+    except (msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not an event record ({error!r}): {record[:200]!r}") from error
 
 
@@ -91,8 +135,8 @@ def _decode_data(kind: str, data: Any) -> Any:
         return ItemAdded(**_known(ItemAdded, data))
     if kind == RUN_END:
         fields = _known(RunEnd, data)
-        error = fields.get("error")
-        return RunEnd(**{**fields, "error": ErrorInfo(**_known(ErrorInfo, error)) if error else None})
+        error = fields.pop("error", None)
+        return RunEnd(**fields, error=ErrorInfo(**_known(ErrorInfo, error)) if error else None)
     return data
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from runstream.events.event import Event
@@ -30,6 +30,6 @@ class Log(Protocol):
         """
         ...
 
-    async def wait(self, after: int) -> None:
-        """Return once there is an event after that seq, or the log is sealed."""
+    def wait(self, after: int) -> Awaitable[None]:
+        """Awaiting it returns once there is an event after that seq, or the log is sealed."""
         ...

@@ -6,7 +6,7 @@ that is cancelled (`asyncio.wait_for(anext(...))`) loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from runstream.errors import UserError
 from runstream.events.event import Event
@@ -49,6 +49,6 @@ class Follower:
         """Whether every event of a finished log was handed over."""
         return self._log.sealed and self.cursor >= self._log.last_seq
 
-    async def wait(self) -> None:
-        """Return once `next_nowait` has an event, or the log is at its end."""
-        await self._log.wait(self.cursor)
+    def wait(self) -> Awaitable[None]:
+        """Awaiting it returns once `next_nowait` has an event, or the log is at its end."""
+        return self._log.wait(self.cursor)

@@ -27,7 +27,6 @@ __all__ = ["MemoryLog"]
 # bytes packed, and a server holds many runs; large enough that packing them together pays.
 _RECENT = 32
 _DELTA = "response.output_text.delta"
-_PLACE = frozenset(("item_id", "output_index", "content_index"))
 
 
 class _Texts:
@@ -187,9 +186,8 @@ class MemoryLog:
             return []
         return self._blocks[bisect_right(self._starts, after + 1) - 1].read(after)
 
-    async def wait(self, after: int) -> None:
-        if self.last_seq > after or self.sealed:
-            return
+    def wait(self, after: int) -> asyncio.Future[None]:
+        # Not a coroutine: a reader that keeps up waits once for every token.
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             # Readers of one log share its writer's loop: futures of another loop could not be woken safely.
@@ -197,12 +195,15 @@ class MemoryLog:
                 raise UserError("this run is read from another event loop; read it in the loop that it runs in")
             self._loop = loop
         waiter = loop.create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if not waiter.done() or waiter.cancelled():
-                self._waiters = [other for other in self._waiters if other is not waiter]
+        if self.last_seq > after or self.sealed:
+            waiter.set_result(None)
+            return waiter
+        waiters = self._waiters
+        if waiters and waiters[0].cancelled():
+            # Of readers that gave up waiting and come back, each leaves a cancelled future behind.
+            self._waiters = waiters = [other for other in waiters if not other.done()]
+        waiters.append(waiter)
+        return waiter
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -243,7 +244,13 @@ def _packable(event: Event) -> bool:
     if event.kind != MODEL or event.data.type != _DELTA:
         return False
     fields: dict[str, Any] = event.data.__dict__
-    return fields.keys() >= _PLACE and not fields.get("logprobs") and not event.data.__pydantic_extra__
+    return (
+        fields.get("item_id") is not None
+        and fields.get("output_index") is not None
+        and fields.get("content_index") is not None
+        and not fields.get("logprobs")
+        and not event.data.__pydantic_extra__
+    )
 
 
 def _follower_of(head: Event) -> Callable[[Event, int], bool]:

@@ -10,6 +10,7 @@ what a call already has is dropped, because running a tool twice is worse than a
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -27,21 +28,21 @@ _decode_json = msgspec.json.Decoder().decode
 class Call:
     """One tool call as it grows. `call_id` is ours to rely on; `provider_id` is what the server called it."""
 
-    __slots__ = ("call_id", "index", "name", "pieces", "provider_id", "round", "signature")
+    __slots__ = ("call_id", "index", "name", "provider_id", "round", "signature", "text")
 
     def __init__(self, index: int | None, provider_id: str) -> None:
         self.index = index
         self.provider_id = provider_id
         self.call_id = ""
         self.name = ""
-        self.pieces: list[str] = []
+        self.text = StringIO()
         self.round = -1
         self.signature: str | None = None
 
     @property
     def arguments(self) -> str:
         """What has come of the arguments so far."""
-        return "".join(self.pieces)
+        return self.text.getvalue()
 
 
 class CallTable:

@@ -12,6 +12,7 @@ final response; every id is unique. A whole completion goes through the same dec
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -218,7 +219,7 @@ class ChatDecoder:
             part = self._begin_part(kind)
         elif self._thinking is not None and part.item is not self._thinking:
             self._end_reasoning()
-        part.pieces.append(text)
+        part.text.write(text)
         fields = part.delta.copy()
         fields["delta"] = text
         if kind == "output_text":
@@ -286,8 +287,7 @@ class ChatDecoder:
                 if arguments:
                     self._grow_call(item, call, arguments)
                 continue
-            if arguments:
-                call.pieces.append(arguments)
+            call.text.write(arguments)
             if call.name and not self._buffer_tool_calls:
                 self._begin_call(call)
 
@@ -297,15 +297,14 @@ class ChatDecoder:
     def _begin_call(self, call: Call) -> Item:
         self._end_reasoning()
         self._calls.name_call(call)
-        arguments = call.arguments
-        call.pieces.clear()
+        arguments, call.text = call.arguments, StringIO()
         item = self._call_items[call] = self._begin_item("function_call", call)
         if arguments:
             self._grow_call(item, call, arguments)
         return item
 
     def _grow_call(self, item: Item, call: Call, arguments: str) -> None:
-        call.pieces.append(arguments)
+        call.text.write(arguments)
         fields = item.delta.copy()
         fields["delta"] = arguments
         fields["sequence_number"] = self._sequence
@@ -318,13 +317,13 @@ class ChatDecoder:
         item = self._call_items.get(call)
         if item is None:
             if not call.name:
-                if call.pieces and not cut_off:
+                if call.arguments and not cut_off:
                     raise ModelBehaviorError(
                         f"The model called a tool without naming it; its arguments were {call.arguments[:200]!r}."
                     )
                 return
             item = self._begin_call(call)
-        if not call.pieces and not cut_off:
+        if not call.arguments and not cut_off:
             self._grow_call(item, call, "{}")
 
     # Items

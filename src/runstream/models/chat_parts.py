@@ -7,6 +7,7 @@ Must not know chunks. The fields that all deltas of a part share are made once, 
 from __future__ import annotations
 
 import uuid
+from io import StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -83,22 +84,25 @@ def new_id(prefix: str) -> str:
 
 
 class Part:
-    """Text that grows. `place` says where it is; `delta` holds what all its delta events share."""
+    """Text that grows. `place` says where it is; `delta` holds what all its delta events share.
 
-    __slots__ = ("annotations", "delta", "item", "kind", "logprobs", "pieces", "place")
+    The text is kept as one buffer: 200,000 deltas as strings of their own would take ten times the memory.
+    """
+
+    __slots__ = ("annotations", "delta", "item", "kind", "logprobs", "place", "text")
 
     def __init__(self, kind: str, item: Item, place: dict[str, Any]) -> None:
         self.kind = kind
         self.item = item
         self.place = place
         self.delta: dict[str, Any] = {"type": KINDS[kind].delta, **place}
-        self.pieces: list[str] = []
+        self.text = StringIO()
         self.logprobs: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
     def content(self) -> dict[str, Any]:
         """The part as it is now, as its item shows it."""
-        content: dict[str, Any] = {"type": self.kind, KINDS[self.kind].text_field: "".join(self.pieces)}
+        content: dict[str, Any] = {"type": self.kind, KINDS[self.kind].text_field: self.text.getvalue()}
         if self.kind == "output_text":
             content["annotations"] = list(self.annotations)
             content["logprobs"] = list(self.logprobs)

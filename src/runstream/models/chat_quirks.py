@@ -1,8 +1,8 @@
 """What servers of the Chat Completions API send differently from OpenAI: tables, and the small readers that use them.
 
 `FINISH_REASONS`, `REASONING_FIELDS` and the readers below are what the decoder asks. `QUIRKS` documents every deviation
-with its source, our answer to it and the recordings under tests/data/chat that prove the answer. Must not know events.
-A new deviation is a row here, a recording, and if need be a line of a table.
+with its source, our answer to it and the streams under tests/data/chat that prove the answer. Must not know events.
+A new deviation is a row here, a stream of its shape, and if need be a line of a table.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class OpenAIResponsesModel(Model):
         """The same, as one batch for each read from the network."""
         arguments = create_arguments(self.model, request, stream=True, model_is_explicit=self._model_is_explicit)
         create = self._client.responses.with_streaming_response.create
-        async with open_stream(create, arguments) as body:
+        async with open_stream(self._client, create, arguments) as body:
             async for frames in body:
                 events, kept, broken = decode_frames(frames)
                 if events:

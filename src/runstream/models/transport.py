@@ -11,14 +11,14 @@ import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import httpx2
+import openai
+from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from runstream.errors import ModelStreamBroken, ModelStreamTruncated, UserError
 from runstream.wire.sse import SSEDecoder, SSEFrame
-
-if TYPE_CHECKING:
-    import httpx2
-    from openai import AsyncOpenAI
 
 __all__ = ["ClientSettings", "StreamBody", "client_for", "open_stream"]
 
@@ -31,6 +31,9 @@ _ENVIRONMENT = (
     "OPENAI_WEBHOOK_SECRET",
     "OPENAI_CUSTOM_HEADERS",
 )
+
+# Arguments that the client itself needs to see; everything else goes in as the body.
+_CLIENT_ARGUMENTS = frozenset(("model", "stream", "extra_headers", "extra_query", "timeout"))
 
 # aiohttp's pool: above any number of concurrent runs that one process can serve, below the usual limit of open files.
 _MAX_CONNECTIONS = 20_000
@@ -45,12 +48,17 @@ class ClientSettings(NamedTuple):
     project: str | None = None
 
 
-class _LoopClients(dict[tuple[ClientSettings, tuple[str | None, ...]], "AsyncOpenAI"]):
+class _LoopClients(dict[tuple[ClientSettings, tuple[str | None, ...]], AsyncOpenAI]):
     """The clients of one event loop."""
 
     keeper: AsyncGenerator[None, None] | None = None
 
 
+# How long a stream may bring nothing, and a new connection may take: the official client's own limits.
+_READ_LIMIT_S = 600.0
+_STREAM_TIMEOUT = httpx2.Timeout(_READ_LIMIT_S, connect=5.0, read=None)
+
+_own_clients: weakref.WeakSet[AsyncOpenAI] = weakref.WeakSet()
 _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = weakref.WeakKeyDictionary()
 
 
@@ -69,9 +77,6 @@ def client_for(settings: ClientSettings) -> AsyncOpenAI:
     key = (settings, tuple(os.environ.get(name) for name in _ENVIRONMENT))
     client = clients.get(key)
     if client is None:
-        import httpx2
-        from openai import AsyncOpenAI, DefaultAioHttpClient
-
         client = clients[key] = AsyncOpenAI(
             api_key=settings.api_key,
             base_url=settings.base_url,
@@ -80,6 +85,7 @@ def client_for(settings: ClientSettings) -> AsyncOpenAI:
             max_retries=0,
             http_client=DefaultAioHttpClient(limits=httpx2.Limits(max_connections=_MAX_CONNECTIONS)),
         )
+        _own_clients.add(client)
     return client
 
 
@@ -106,41 +112,94 @@ async def _close_at_shutdown(clients: _LoopClients) -> AsyncGenerator[None, None
         clients.clear()
 
 
+class IdleWatch:
+    """Ends a wait for the network that brings nothing for `limit_s` seconds (found within a quarter more).
+
+    The transport's own read time-out sets a new timer for every read, which costs as much as decoding it; this one
+    looks four times per limit whether anything came. It acts only while something waits, so that a slow consumer is
+    no silence.
+    """
+
+    __slots__ = ("_handle", "_loop", "_period_s", "_quiet", "_task", "fired")
+
+    def __init__(self, limit_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._period_s = limit_s / 4
+        self._quiet = 0
+        self._task: asyncio.Task[Any] | None = None
+        self.fired = False
+        self._handle = self._loop.call_later(self._period_s, self._look)
+
+    def begin(self) -> None:
+        """A wait begins."""
+        self._task = asyncio.current_task()
+
+    def end(self) -> None:
+        """The wait has brought something."""
+        self._task = None
+        self._quiet = 0
+
+    def close(self) -> None:
+        """Nothing is waited for any more."""
+        self._task = None
+        self._handle.cancel()
+
+    def absorb(self) -> bool:
+        """Whether the CancelledError at hand is this watch's doing, and nobody else's as well."""
+        task = asyncio.current_task()
+        return self.fired and task is not None and task.uncancel() == 0
+
+    def _look(self) -> None:
+        self._quiet += 1
+        if self._quiet > 4 and self._task is not None:
+            self.fired = True
+            self._task.cancel()
+            return
+        self._handle = self._loop.call_later(self._period_s, self._look)
+
+
 class StreamBody:
     """The body of a streamed response: iterate to get the frames of each network read."""
 
-    __slots__ = ("_response", "request_id")
+    __slots__ = ("_response", "_watch", "request_id")
 
-    def __init__(self, response: httpx2.Response) -> None:
+    def __init__(self, response: httpx2.Response, watch: IdleWatch | None = None) -> None:
         self._response = response
+        self._watch = watch
         self.request_id: str | None = response.headers.get("x-request-id")
 
     async def __aiter__(self) -> AsyncGenerator[list[SSEFrame], None]:
         """Raises ModelStreamTruncated where the connection breaks or the body ends inside a frame,
         openai.APITimeoutError where the client's read timeout passes, ModelStreamBroken for a frame without end."""
-        import httpx2
-        import openai
-
-        response = self._response
+        response, watch = self._response, self._watch
         # Without a content encoding the transport's own chunks are the body; the response's iterators would only
         # add a layer to every read.
         encoded = response.headers.get("content-encoding", "identity") != "identity"
-        chunks: AsyncIterator[bytes]
-        if encoded or not isinstance(response.stream, AsyncIterator | httpx2.AsyncByteStream):
-            chunks = response.aiter_bytes()
+        if encoded or not isinstance(response.stream, httpx2.AsyncByteStream):
+            chunks = aiter(response.aiter_bytes())
         else:
             chunks = aiter(response.stream)
         decoder = SSEDecoder()
         feed = decoder.feed
         try:
-            async for data in chunks:
+            while True:
+                if watch is not None:
+                    watch.begin()
+                try:
+                    data = await anext(chunks)
+                except StopAsyncIteration:
+                    break
+                if watch is not None:
+                    watch.end()
                 frames = feed(data)
                 if frames:
                     yield frames
-        except httpx2.TimeoutException as error:
-            if isinstance(error, httpx2.ReadTimeout):
-                raise openai.APITimeoutError(request=response.request) from error
-            raise _truncated(error) from error
+        except asyncio.CancelledError:
+            if watch is not None and watch.absorb():
+                raise openai.APITimeoutError(request=response.request) from None
+            raise
+        except httpx2.ReadTimeout as error:
+            raise openai.APITimeoutError(request=response.request) from error
         except (httpx2.RequestError, OSError) as error:
             raise _truncated(error) from error
         except ValueError as error:
@@ -156,12 +215,46 @@ def _truncated(error: Exception) -> ModelStreamTruncated:
     )
 
 
+# Arguments that the client itself needs to see; `messages` is there because the client insists on it.
+_CLIENT_ARGUMENTS = frozenset(("model", "stream", "extra_headers", "extra_query", "timeout"))
+
+
 @asynccontextmanager
-async def open_stream(create: Callable[..., Any], arguments: dict[str, Any]) -> AsyncGenerator[StreamBody, None]:
+async def open_stream(
+    client: AsyncOpenAI, create: Callable[..., Any], arguments: dict[str, Any]
+) -> AsyncGenerator[StreamBody, None]:
     """Send a streamed request with `create`, the client's `<resource>.with_streaming_response.create`.
 
     Leaving the block closes the response, and its connection if the body was not read to its end, so that the
     provider stops. Raises the official client's errors (`openai.APIError` and below) for a request that failed.
     """
-    async with create(**arguments) as response:
-        yield StreamBody(response.http_response)
+    # The client walks over every argument by its type annotation, which for a long input costs more than all the rest
+    # of the request. Our arguments are plain JSON already, so they go in as the body that is added as it is.
+    direct = {name: value for name, value in arguments.items() if name in _CLIENT_ARGUMENTS}
+    if "messages" in arguments:
+        direct["messages"] = []
+    body = {
+        name: value
+        for name, value in arguments.items()
+        if name not in _CLIENT_ARGUMENTS and name != "extra_body" and not isinstance(value, openai.NotGiven | openai.Omit)
+    }
+    body.update(arguments.get("extra_body") or {})
+    watch = None
+    if client in _own_clients and "timeout" not in direct:
+        # The client's usual limit for a read, kept by a cheaper watch.
+        direct["timeout"] = _STREAM_TIMEOUT
+        watch = IdleWatch(_READ_LIMIT_S)
+        watch.begin()
+    try:
+        async with create(**direct, extra_body=body) as response:
+            if watch is not None:
+                watch.end()
+            yield StreamBody(response.http_response, watch)
+    except asyncio.CancelledError:
+        if watch is not None and watch.absorb():
+            request = httpx2.Request("POST", client.base_url)
+            raise openai.APITimeoutError(request=request) from None
+        raise
+    finally:
+        if watch is not None:
+            watch.close()

@@ -198,11 +198,13 @@ class SQLiteSession(SessionABC):
 
         if not self._in_memory:
             try:
+                connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("PRAGMA journal_mode = WAL").fetchone()
             except sqlite3.OperationalError:
-                # Another connection is at work on a new file, or it may not be written. The mode belongs to the file:
-                # the next one to open it sets it, and until then all is slower but as correct.
+                # Another connection is at work on a new file, or it may not be written. Not worth waiting for: the
+                # mode belongs to the file, so the next one to open it sets it; until then all is slower but correct.
                 pass
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
         names = (self.sessions_table, self.messages_table)
         query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN (?, ?)"
         if connection.execute(query, names).fetchone()[0] == len(set(names)):

@@ -49,7 +49,8 @@ class Endpoint:
             client = AsyncOpenAI(base_url=endpoint.url, api_key="any")
 
     With `async with` it runs in the loop of the caller; with a plain `with`, in a thread of its own, for programs that
-    are not asynchronous. `port=0` takes a free port. With an `api_key`, requests without it get 401.
+    are not asynchronous (the `wait_...` methods then do not work). `port=0` takes a free port. With an `api_key`,
+    requests without it get 401.
 
     A request that the script has no turn for gets a 400 with the code `script_exhausted`, which clients do not repeat.
     Raises InvalidModelStep for a script that cannot be played, UserError for an address that cannot be used.
@@ -91,9 +92,9 @@ class Endpoint:
         return f"http://{host}:{self._port}/v1"
 
     @property
-    def open_streams(self) -> int:
-        """Requests whose answer is not over."""
-        return sum(request.outcome in ("open", "fault") for request in self._in_progress())
+    def open_answers(self) -> int:
+        """Answers that have not come to their end."""
+        return len(self._transports)
 
     @property
     def open_connections(self) -> int:
@@ -144,9 +145,16 @@ class Endpoint:
         self._is_closing = True
         self._listener = None
         listener.close()
+        transports = [connection.transport for connection in server.connections]
         for transport in list(self._transports.values()):
             transport.abort()
+        # First those that wait for their next request, which shutdown() would give time to send one.
+        server.pre_shutdown()
         await server.shutdown(_CLOSE_S)
+        for transport in transports:
+            # A client that does not read must not hold up the closing.
+            if transport is not None:
+                transport.abort()
         await listener.wait_closed()
         self._server = None
 
@@ -183,6 +191,9 @@ class Endpoint:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         from aiohttp import web
 
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            # Some clients, curl among them, wait for this before they send a long body.
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         raw_body = await request.content.read()
         record = EndpointRequest(
             number=len(self.requests) + 1,
@@ -249,9 +260,6 @@ class Endpoint:
         body = model if record.path.endswith(_MODEL) else {"object": "list", "data": [model]}
         record.status = 200
         return web.Response(text=json.dumps(body), content_type="application/json")
-
-    def _in_progress(self) -> list[EndpointRequest]:
-        return [self.requests[number - 1] for number in self._transports]
 
     def _notice(self) -> None:
         """Something has changed: wake those who waited for it."""

@@ -16,6 +16,8 @@ import msgspec
 __all__ = ["SSEDecoder", "SSEFrame", "encode"]
 
 _BOM = b"\xef\xbb\xbf"
+# No delay has more; Python refuses to read numbers of some thousand digits.
+_RETRY_DIGITS = 15
 
 
 class SSEFrame(msgspec.Struct, frozen=True, gc=False):
@@ -34,39 +36,48 @@ class SSEDecoder:
     the memory.
     """
 
-    __slots__ = ("_buffer", "_max", "_pending_cr", "_searched", "_started")
+    __slots__ = ("_buffer", "_max", "_pending_cr", "_started")
 
     def __init__(self, max_frame_bytes: int = 64 * 1024 * 1024) -> None:
-        self._buffer = b""
-        self._searched = 0
+        # The unfinished frame, without a blank line in it. A bytearray, since it grows without being copied.
+        self._buffer = bytearray()
         self._max = max_frame_bytes
         self._pending_cr = False
         self._started = False
 
     def feed(self, data: bytes) -> list[SSEFrame]:
         """Take the next bytes, cut anywhere; return the frames completed by them, in order."""
+        if not data:
+            return []
         if not self._started:
-            data = self._buffer + data
-            self._buffer = b""
+            data = bytes(self._buffer) + data
+            self._buffer.clear()
             if len(data) < 3 and _BOM.startswith(data):
-                self._buffer = data
+                self._buffer += data
                 return []
             self._started = True
             data = data.removeprefix(_BOM)
         if b"\r" in data or self._pending_cr:
             data = self._normalise(data)
-        buffer = self._buffer + data if self._buffer else data
-        # Look for the blank line only in what is new (and one byte before it): a long frame that comes in many
-        # small pieces must not be searched from its start each time.
-        if buffer.find(b"\n\n", self._searched) < 0:
-            if len(buffer) > self._max:
-                self._buffer = b""
-                raise ValueError(f"a frame of the event stream exceeds {self._max} bytes")
-            self._buffer = buffer
-            self._searched = max(len(buffer) - 1, 0)
+        buffer = self._buffer
+        if buffer:
+            # Look for the blank line only in what is new (and one byte before it): a long frame that comes in many
+            # small pieces must be neither searched nor copied from its start each time.
+            searched = len(buffer) - 1
+            buffer += data
+            if buffer.find(b"\n\n", searched) < 0:
+                self._check_size(len(buffer) - buffer.endswith(b"\n"))
+                return []
+            data = bytes(buffer)
+            buffer.clear()
+        elif b"\n\n" not in data:
+            buffer += data
+            self._check_size(len(buffer) - buffer.endswith(b"\n"))
             return []
-        *blocks, self._buffer = buffer.split(b"\n\n")
-        self._searched = max(len(self._buffer) - 1, 0)
+        *blocks, rest = data.split(b"\n\n")
+        buffer += rest
+        if len(data) > self._max:
+            self._check_size(max(len(block) for block in blocks))
         frames: list[SSEFrame] = []
         append = frames.append
         for block in blocks:
@@ -85,11 +96,18 @@ class SSEDecoder:
         return frames
 
     def close(self) -> bytes:
-        """The stream has ended: return what was received of a frame that never got its blank line (b"" if none)."""
-        rest = self._buffer.strip(b"\n")
-        self._buffer = b""
-        self._searched = 0
-        return rest
+        """The stream has ended: return what was received of a frame that never got its blank line (b"" if none).
+
+        Comments are no part of a frame.
+        """
+        rest = bytes(self._buffer).strip(b"\n")
+        self._buffer.clear()
+        return b"" if all(line.startswith(b":") for line in rest.split(b"\n")) else rest
+
+    def _check_size(self, frame_bytes: int) -> None:
+        if frame_bytes > self._max:
+            self._buffer.clear()
+            raise ValueError(f"a frame of the event stream exceeds {self._max} bytes")
 
     def _normalise(self, data: bytes) -> bytes:
         # A CR at the end of a piece may be half of a CR LF: it ends the line now, and a LF that follows is skipped.
@@ -118,7 +136,7 @@ def _parse(block: bytes) -> SSEFrame | None:
             event = value
         elif name == b"id" and b"\0" not in value:
             last_id = value
-        elif name == b"retry" and value.isdigit():
+        elif name == b"retry" and value.isdigit() and len(value) <= _RETRY_DIGITS:
             retry_ms = int(value)
     if not data:
         return None

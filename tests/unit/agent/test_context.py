@@ -174,6 +174,7 @@ def test_hosted_tools_belong_to_their_server():
     assert run.get_approval_status("tool", "r2", existing_pending=hosted("r2", "a")) is False
     assert run.get_rejection_message("tool", "r2", existing_pending=hosted("r2", "a")) == "no"
     assert run.get_approval_status("tool", "r3", existing_pending=hosted("r3", "b")) is None
+    assert run.is_tool_approved("tool", "r1") is False
     assert run.is_tool_approved("tool", "r2") is None
 
 

@@ -138,9 +138,10 @@ def test_the_tripwires_errors():
     assert first.guardrail_result.output is last.guardrail_result.output is verdict
     assert before.output is after.output is tool_verdict
     assert before.guardrail.get_name() == after.guardrail.get_name() == "check_tool"
-    assert str(first) == str(last) == "Guardrail check triggered tripwire"
-    assert str(before) == "Tool input guardrail check_tool triggered tripwire"
-    assert str(after) == "Tool output guardrail check_tool triggered tripwire"
+    assert str(first) == "Guardrail InputGuardrail 'check' triggered tripwire"
+    assert str(last) == "Guardrail OutputGuardrail 'check' triggered tripwire"
+    assert str(before) == "Tool input guardrail ToolInputGuardrail 'check_tool' triggered tripwire"
+    assert str(after) == "Tool output guardrail ToolOutputGuardrail 'check_tool' triggered tripwire"
     errors = (first, last, before, after)
     assert all(isinstance(error, AgentsException) and error.run_data is None for error in errors)
     assert len({error.code for error in errors}) == 4

@@ -1,5 +1,6 @@
 """Laws of the retry policies: they decide, and never wait."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,10 @@ def test_merging_takes_what_is_set():
     base = ModelRetrySettings(max_retries=1, backoff={"initial_delay": 0.5})
     assert base.merge(ModelRetrySettings(max_retries=0)) == ModelRetrySettings(0, {"initial_delay": 0.5})
     assert ModelRetrySettings(max_retries=3).merge(base) == base
+    policy = retry_policies.never()
+    assert ModelRetrySettings(policy=policy).merge(base).policy is policy
+    assert base.merge(ModelRetrySettings(policy=policy)).policy is policy
+    assert replace(ModelRetrySettings(policy=policy), max_retries=1).policy is policy
 
 
 def test_what_a_policy_is_told():

@@ -183,13 +183,17 @@ def test_traces_do_not_get_the_extras():
 
 
 def test_pydantic_round_trip():
-    """Settings inside a pydantic model survive JSON and validating."""
+    """Settings inside a pydantic model survive JSON and validating, but for the retry policy."""
+    backoff = ModelRetryBackoffSettings(jitter=False)
     settings = ModelSettings(
         temperature=0.5,
         reasoning=Reasoning(effort="low"),
-        retry=ModelRetrySettings(max_retries=1, backoff=ModelRetryBackoffSettings(jitter=False)),
+        retry=ModelRetrySettings(max_retries=1, backoff=backoff, policy=retry_policies.never()),
     )
-    assert TypeAdapter(ModelSettings).validate_json(to_json(settings)) == settings
+    restored = TypeAdapter(ModelSettings).validate_json(to_json(settings))
+    assert restored == settings
+    assert restored.retry is not None
+    assert restored.retry.policy is None
 
 
 def test_the_default_model(monkeypatch):

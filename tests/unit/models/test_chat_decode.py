@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.types import responses as official
 
 from runstream.errors import (
@@ -171,41 +173,36 @@ def test_tables_are_complete() -> None:
         assert quirk.source.startswith("https://")
 
 
-@pytest.mark.parametrize("name", sorted(ANSWERS))
-def test_grammar(name: str) -> None:
+def check_grammar(events: list[Any], terminal: str) -> None:
     """created first, one terminal event last, numbers without gaps; items and parts start, grow and end in order."""
-    events = replay(name)
     assert [event.sequence_number for event in events] == list(range(len(events)))
-    assert events[0].type == "response.created"
-    assert events[0].response.status == "in_progress"
-    assert [event.type for event in events if event.type.startswith("response.c") and "content" not in event.type][
-        1:
-    ] == ([] if ANSWERS[name].incomplete else ["response.completed"])
+    lifecycle = ("response.created", "response.completed", "response.incomplete")
+    assert [event.type for event in events if event.type in lifecycle] == ["response.created", terminal]
+    assert (events[0].type, events[-1].type) == ("response.created", terminal)
     response = events[-1].response
-    assert response.status == ("incomplete" if ANSWERS[name].incomplete else "completed")
+    assert (events[0].response.status, f"response.{response.status}") == ("in_progress", terminal)
     assert response.id == events[0].response.id
     open_items: dict[str, int] = {}
     grown: dict[tuple[Any, ...], str] = {}
-    finished: list[Any] = []
+    finished: list[tuple[int, Any]] = []
     for event in events[1:-1]:
         if event.type == "response.output_item.added":
             assert event.output_index == len(open_items) + len(finished)
             open_items[event.item.id] = event.output_index
-        elif event.type == "response.output_item.done":
+            continue
+        if event.type == "response.output_item.done":
             assert open_items.pop(event.item.id) == event.output_index
             finished.append((event.output_index, event.item))
-        else:
-            assert open_items[event.item_id] == event.output_index
-            kind = event.type.rpartition(".")[0]
-            place = (kind, event.item_id, getattr(event, "content_index", getattr(event, "summary_index", None)))
-            if event.type.endswith(".delta"):
-                assert event.delta
-                grown[place] = grown.get(place, "") + event.delta
-            elif event.type.endswith(("text.done", "refusal.done", "arguments.done")):
-                whole = next(
-                    getattr(event, field) for field in ("text", "refusal", "arguments") if hasattr(event, field)
-                )
-                assert grown.pop(place) == whole
+            continue
+        assert open_items[event.item_id] == event.output_index
+        index = getattr(event, "content_index", getattr(event, "summary_index", None))
+        place = (event.type.rpartition(".")[0], event.item_id, index)
+        if event.type.endswith(".delta"):
+            assert event.delta
+            grown[place] = grown.get(place, "") + event.delta
+        elif event.type.endswith(("text.done", "refusal.done", "arguments.done")):
+            field = next(name for name in ("text", "refusal", "arguments") if hasattr(event, name))
+            assert grown.pop(place, "") == getattr(event, field)
     assert not open_items
     assert not grown
     assert [item for _, item in sorted(finished, key=lambda pair: pair[0])] == response.output
@@ -214,6 +211,43 @@ def test_grammar(name: str) -> None:
     assert len(set(ids)) == len(ids)
     assert len(set(calls)) == len(calls)
     assert all(len(call_id) >= 4 for call_id in calls)
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERS))
+@pytest.mark.parametrize("buffered", [False, True])
+def test_grammar_of_recordings(name: str, buffered: bool) -> None:
+    """Every recording's events keep the grammar."""
+    terminal = "response.incomplete" if ANSWERS[name].incomplete else "response.completed"
+    check_grammar(replay(name, buffer_tool_calls=buffered), terminal)
+
+
+WORDS = st.sampled_from(["", "a", " b", "{", '{"x":1}', "\n"])
+PIECES = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"arguments": WORDS}, optional={"name": st.sampled_from(["", "f", "g"])})},
+    optional={"index": st.integers(0, 2), "id": st.sampled_from(["", "0", "call_a", "call_b"])},
+)
+DELTAS = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": WORDS,
+        "refusal": WORDS,
+        "reasoning": WORDS,
+        "reasoning_content": WORDS,
+        "tool_calls": st.lists(PIECES, max_size=3),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(deltas=st.lists(DELTAS, max_size=8), end=st.sampled_from(["stop", "tool_calls", "length", None]))
+def test_grammar_of_anything(deltas: list[dict[str, Any]], end: str | None) -> None:
+    """Whatever a server sends, the events keep the grammar, or the answer is an error."""
+    try:
+        events = play(*(chunk(delta) for delta in deltas), chunk({}, end))
+    except ModelBehaviorError:
+        return  # a call that was never named
+    check_grammar(events, "response.incomplete" if end == "length" else "response.completed")
+    assert answer_of(events[-1].response).text == "".join(delta.get("content", "") for delta in deltas)
 
 
 def test_events_are_the_official_types() -> None:
@@ -237,7 +271,7 @@ def test_completed_response_is_valid() -> None:
     """What is built without validation passes the official classes' validation."""
     for name in ANSWERS:
         for event in replay(name):
-            type(event).model_validate(event.model_dump())
+            type(event).model_validate(event.model_dump(exclude_unset=True))
 
 
 def test_arguments_come_as_they_come() -> None:

@@ -35,7 +35,7 @@ def decode(reads: Iterable[bytes]) -> list[Any]:
         events += decoder.close()
     except AgentsException as error:
         events.append((type(error), str(error)))
-    return [event if isinstance(event, tuple) else event.model_dump() for event in events]
+    return [event if isinstance(event, tuple) else event.model_dump(exclude_unset=True) for event in events]
 
 
 @cache
@@ -53,7 +53,7 @@ def events_of_frames(batches: tuple[tuple[SSEFrame, ...], ...]) -> list[Any]:
         events += decoder.close()
     except AgentsException as error:
         events.append((type(error), str(error)))
-    return [event if isinstance(event, tuple) else event.model_dump() for event in events]
+    return [event if isinstance(event, tuple) else event.model_dump(exclude_unset=True) for event in events]
 
 
 @pytest.mark.parametrize("name", sorted(RECORDINGS))

@@ -3,13 +3,16 @@
 import asyncio
 import random
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runstream.clock import Clock
 from runstream.testing import FakeClock
+
+if TYPE_CHECKING:
+    from runstream.clock import Clock
 
 
 @pytest.fixture
@@ -227,9 +230,8 @@ async def test_timeout_passes_other_errors_on(clock: FakeClock) -> None:
 async def test_the_inner_of_two_timeouts_does_not_hide_the_outer(clock: FakeClock) -> None:
     """When both expire at once, the error is the outer one's."""
     with pytest.raises(TimeoutError):
-        async with clock.timeout(1.0) as outer:
-            async with clock.timeout(1.0):
-                await clock.sleep(5.0)
+        async with clock.timeout(1.0) as outer, clock.timeout(1.0):
+            await clock.sleep(5.0)
     assert outer.expired()  # type: ignore[attr-defined]
     assert _cancelling() == 0
 

@@ -1,0 +1,97 @@
+"""The command: `python -m benchmarks` (or `make bench`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import environments, measure, report
+from benchmarks.loads import CORE, LOADS, PEERS
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Short loads, once each: about a minute.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    type=click.Choice([load.name for load in LOADS]),
+    help=f"Run only the load of this name; may be repeated. Names: {', '.join(load.name for load in LOADS)}.",
+)
+@click.option(
+    "--peers",
+    type=click.Choice(["core", "all"]),
+    default="core",
+    show_default=True,
+    help="core: openai-agents, the openai client, the aiohttp floor. all: pydantic-ai and langgraph, too.",
+)
+@click.option("--repetitions", type=click.IntRange(min=1), help="At most so many rounds of each load.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the raw figures.")
+@click.option(
+    "--from",
+    "from_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing: print the tables of figures that --json wrote.",
+)
+@click.option(
+    "--write",
+    "page",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"Put the tables into this page, between {report.BEGIN} and {report.END}.",
+)
+def main(
+    quick: bool,
+    only: tuple[str, ...],
+    peers: str,
+    repetitions: int | None,
+    json_file: Path | None,
+    from_file: Path | None,
+    page: Path | None,
+) -> None:
+    """Measure runstream beside its peers, in one run, and print the figures and whether the goals hold.
+
+    Every subject runs in an environment of its own under .venvs/, made on first use. Exits with 1 if a subject failed,
+    but not if a goal is missed.
+    """
+    if from_file is not None:
+        measured = json.loads(from_file.read_text())
+    else:
+        measured = _measured(only, PEERS if peers == "all" else CORE, quick=quick, repetitions=repetitions)
+    if json_file is not None:
+        json_file.write_text(json.dumps(measured, indent=1) + "\n")
+    text = report.section(measured["rows"], measured["conditions"])
+    click.echo(text)
+    if page is not None:
+        try:
+            page.write_text(report.put_section(page.read_text(), text))
+        except ValueError as error:
+            raise click.ClickException(f"{page}: {error}") from None
+    if report.failures_of(measured["rows"]):
+        raise SystemExit(1)
+
+
+def _measured(only: tuple[str, ...], peers: tuple[str, ...], *, quick: bool, repetitions: int | None) -> dict[str, Any]:
+    loads = [load for load in LOADS if not only or load.name in only]
+    steps = list(measure.plan(loads, peers, quick=quick, repetitions=repetitions))
+    subjects = [name for name in peers if any(name == subject for *_, subject in steps)]
+    try:
+        for subject in subjects:
+            environments.ensure(subject, _say)
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from None
+    with measure.endpoint() as port:
+        rows = measure.run_plan(steps, port, _say)
+    versions = {subject: environments.versions_of(subject) for subject in subjects}
+    rounds = 1 + max((number for number, *_ in steps), default=0)
+    return {"conditions": report.conditions(versions, quick=quick, repetitions=rounds), "rows": rows}
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

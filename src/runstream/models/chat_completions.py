@@ -1,0 +1,218 @@
+"""Models behind the Chat Completions API: OpenAI's, and the many servers that speak it (vLLM, Ollama, llama.cpp, ...).
+
+Whatever the server, the rest of the package sees the events and items of the Responses API. Must not know dialects:
+those are in `chat_quirks` and the decoder.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from runstream.agent.items import ModelResponse
+from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, streams_in_batches
+from runstream.errors import AgentsException, ModelBehaviorError, ModelStreamFailed, ModelStreamTruncated
+from runstream.models.chat_decode import ChatDecoder, completion_to_response
+from runstream.models.chat_request import create_arguments
+from runstream.models.transport import open_stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from openai import AsyncOpenAI
+    from openai.types.responses import ResponseStreamEvent
+    from openai.types.responses.response_prompt_param import ResponsePromptParam
+
+    from runstream.agent.handoff import Handoff
+    from runstream.agent.items import TResponseInputItem
+    from runstream.agent.output import AgentOutputSchemaBase
+    from runstream.agent.settings import ModelSettings
+    from runstream.agent.tool import Tool
+    from runstream.models.chat_messages import ShouldReplayReasoningContent
+    from runstream.wire.sse import SSEFrame
+
+__all__ = ["OpenAIChatCompletionsModel"]
+
+
+class OpenAIChatCompletionsModel(Model):
+    """A model of that name, asked through that client.
+
+    `should_replay_reasoning_content` decides for each reasoning item whether it goes back to the model (by default to
+    DeepSeek only). `strict_feature_validation` raises UserError where otherwise something that this API cannot express
+    would be ignored or replaced. `buffer_streamed_tool_calls` holds streamed tool calls back until they are complete.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        openai_client: AsyncOpenAI,
+        should_replay_reasoning_content: ShouldReplayReasoningContent | None = None,
+        strict_feature_validation: bool = False,
+        buffer_streamed_tool_calls: bool = False,
+    ) -> None:
+        self.model = model
+        self._client = openai_client
+        self.should_replay_reasoning_content = should_replay_reasoning_content
+        self._strict_feature_validation = strict_feature_validation
+        self._buffer_streamed_tool_calls = buffer_streamed_tool_calls
+
+    # The SDK's models take the last three parameters by position, too.
+    async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        system_instructions: str | None,
+        input: str | list[TResponseInputItem],
+        model_settings: ModelSettings,
+        tools: list[Tool],
+        output_schema: AgentOutputSchemaBase | None,
+        handoffs: list[Handoff[Any, Any]],
+        tracing: ModelTracing,
+        previous_response_id: str | None = None,
+        conversation_id: str | None = None,
+        prompt: ResponsePromptParam | None = None,
+    ) -> ModelResponse:
+        """The whole response at once. Raises ModelStreamFailed where it is incomplete or the provider reports an
+        error, UserError for what this API cannot express."""
+        request = ModelRequest(
+            system_instructions,
+            input,
+            model_settings,
+            tools,
+            output_schema,
+            handoffs,
+            tracing,
+            previous_response_id,
+            conversation_id,
+            prompt,
+        )
+        arguments = self._arguments(request, stream=False)
+        create = cast("Any", self._client.chat.completions.create)
+        completion = await create(**arguments)
+        if not hasattr(completion, "model_dump"):
+            raise ModelBehaviorError(f"The model's answer is not a chat completion but {completion!r:.500}")
+        decoder = self._decoder(arguments)
+        response = completion_to_response(completion.model_dump(exclude_unset=True), decoder)
+        if response.status == "incomplete":
+            reason = response.incomplete_details.reason if response.incomplete_details else None
+            advice = "raise max_tokens, or ask for less" if reason == "max_output_tokens" else "the rest was withheld"
+            raise ModelStreamFailed(
+                f"The model's response is incomplete ({reason}): {advice}.",
+                event_type="response.incomplete",
+                error_code=reason,
+            )
+        answer = ModelResponse.from_response(response, request_id=getattr(completion, "_request_id", None))
+        if model_settings.preserve_raw_usage and decoder.raw_usage is not None:
+            answer.raw_usage = dict(decoder.raw_usage)
+        return answer
+
+    @streams_in_batches("stream_batches")
+    async def stream_response(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        system_instructions: str | None,
+        input: str | list[TResponseInputItem],
+        model_settings: ModelSettings,
+        tools: list[Tool],
+        output_schema: AgentOutputSchemaBase | None,
+        handoffs: list[Handoff[Any, Any]],
+        tracing: ModelTracing,
+        previous_response_id: str | None = None,
+        conversation_id: str | None = None,
+        prompt: ResponsePromptParam | None = None,
+    ) -> AsyncGenerator[ResponseStreamEvent, None]:
+        """The response as events of the Responses API, made of the chunks that the server sends."""
+        request = ModelRequest(
+            system_instructions,
+            input,
+            model_settings,
+            tools,
+            output_schema,
+            handoffs,
+            tracing,
+            previous_response_id,
+            conversation_id,
+            prompt,
+        )
+        batches = self.stream_batches(request)
+        try:
+            async for batch in batches:
+                for event in batch.events:
+                    yield event
+        finally:
+            await batches.aclose()
+
+    async def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
+        """The same, as one batch for each read from the network. What follows the terminal event is read and dropped,
+        so that the connection can serve another request.
+
+        Raises the errors of `ChatDecoder` and of the transport; the events before an error are handed over first.
+        """
+        arguments = self._arguments(request, stream=True)
+        decoder = self._decoder(arguments)
+        completions: Any = self._client.chat.completions
+        streaming = getattr(completions, "with_streaming_response", None)
+        if streaming is None:
+            async for batch in _read_chunks(await completions.create(**arguments), decoder):
+                yield batch
+            return
+        async with open_stream(self._client, streaming.create, arguments) as body:
+            try:
+                async for frames in body:
+                    events, error = _decode(decoder, frames)
+                    if events:
+                        yield _batch(events, body.request_id if decoder.closed else None)
+                    if error is not None:
+                        raise error
+            except ModelStreamTruncated:
+                if not decoder.closed:
+                    raise
+            if not decoder.closed:
+                yield _batch(decoder.close(), body.request_id)
+
+    def _arguments(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
+        return create_arguments(
+            self.model,
+            request,
+            stream=stream,
+            base_url=str(self._client.base_url),
+            should_replay_reasoning_content=self.should_replay_reasoning_content,
+            strict=self._strict_feature_validation,
+        )
+
+    def _decoder(self, arguments: dict[str, Any]) -> ChatDecoder:
+        echo = {name: arguments[name] for name in ("temperature", "top_p") if name in arguments}
+        echo["parallel_tool_calls"] = arguments.get("parallel_tool_calls", False)
+        choice = arguments.get("tool_choice", "auto")
+        echo["tool_choice"] = choice if isinstance(choice, str) else {"type": "function", **choice["function"]}
+        return ChatDecoder(
+            model=self.model,
+            echo=echo,
+            buffer_tool_calls=self._buffer_streamed_tool_calls,
+            strict=self._strict_feature_validation,
+        )
+
+
+def _decode(decoder: ChatDecoder, frames: list[SSEFrame]) -> tuple[list[ResponseStreamEvent], AgentsException | None]:
+    events: list[ResponseStreamEvent] = []
+    try:
+        decoder.feed_frames(frames, events)
+    except AgentsException as error:
+        return events, error
+    return events, None
+
+
+def _batch(events: list[ResponseStreamEvent], request_id: str | None = None) -> ModelBatch:
+    if request_id is not None:
+        cast("Any", events[-1]).response._request_id = request_id  # where the official client keeps it
+    return ModelBatch(events, [None] * len(events))
+
+
+async def _read_chunks(chunks: Any, decoder: ChatDecoder) -> AsyncGenerator[ModelBatch, None]:
+    """For clients that only have `create`, like doubles and wrappers: their iterator ends where `[DONE]` was."""
+    try:
+        async for chunk in cast("AsyncIterator[Any]", chunks):
+            events = decoder.feed(chunk.model_dump(exclude_unset=True))
+            if events:
+                yield _batch(events)
+        yield _batch(decoder.close(done=True))
+    finally:
+        close = getattr(chunks, "close", None) or getattr(chunks, "aclose", None)
+        if close is not None:
+            await close()

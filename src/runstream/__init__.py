@@ -163,8 +163,7 @@ _EXPORTS: dict[str, str] = {
         "runstream.agent.output": "AgentOutputSchema AgentOutputSchemaBase",
         "runstream.agent.prompt": "DynamicPromptFunction GenerateDynamicPromptData Prompt",
         "runstream.agent.retry": (
-            "ModelRetryBackoffSettings ModelRetrySettings RetryDecision RetryPolicy RetryPolicyContext "
-            "retry_policies"
+            "ModelRetryBackoffSettings ModelRetrySettings RetryDecision RetryPolicy RetryPolicyContext retry_policies"
         ),
         "runstream.agent.settings": "ModelSettings get_default_model",
         "runstream.agent.tool": "FunctionTool FunctionToolResult Tool default_tool_error_function function_tool",

@@ -97,7 +97,8 @@ async def _is_enabled(tool: FunctionTool, context: RunContextWrapper[Any], agent
 class Agent(AgentBase[TContext]):
     """A model with instructions, tools and handoffs.
 
-    Raises TypeError at construction for a field of the wrong type, UserError for tools and handoffs that are none. Fields and their meaning are the OpenAI Agents SDK's.
+    Raises TypeError at construction for a field of the wrong type, UserError for tools and handoffs that are none.
+    Fields and their meaning are the OpenAI Agents SDK's.
     """
 
     instructions: str | Callable[[RunContextWrapper[TContext], Agent[TContext]], str | Awaitable[str]] | None = None
@@ -135,12 +136,12 @@ class Agent(AgentBase[TContext]):
         if self.model is not None and not isinstance(self.model, str) and not hasattr(self.model, "get_response"):
             raise TypeError(f"Agent model must be a name, a Model or None, not {type(self.model).__name__}")
         behavior = self.tool_use_behavior
-        if not callable(behavior) and not isinstance(behavior, dict):
-            if behavior not in ("run_llm_again", "stop_on_first_tool"):
-                raise TypeError(
-                    "Agent tool_use_behavior must be 'run_llm_again', 'stop_on_first_tool', StopAtTools or a function, "
-                    f"not {behavior!r}"
-                )
+        named = behavior in ("run_llm_again", "stop_on_first_tool")
+        if not named and not callable(behavior) and not isinstance(behavior, dict):
+            raise TypeError(
+                "Agent tool_use_behavior must be 'run_llm_again', 'stop_on_first_tool', StopAtTools or a function, "
+                f"not {behavior!r}"
+            )
         for tool in self.tools:
             if isinstance(cast("object", tool), Agent):
                 raise UserError(

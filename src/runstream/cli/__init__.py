@@ -55,5 +55,3 @@ def _cli() -> None:
 def main() -> None:
     """The console script."""
     _cli(prog_name="runstream")
-
-

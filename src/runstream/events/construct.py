@@ -192,7 +192,8 @@ def _union_builder(variants: tuple[Any, ...]) -> _Builder | None:
 
     def build(value: Any) -> Any:
         if value.__class__ is dict:
-            model = by_type.get(value.get("type"), only)
+            kind = value.get("type")
+            model = by_type.get(kind, only) if kind.__class__ is str else only
             if model is None:
                 raise _NotCompiled
             return _build(model, value)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from runstream.errors import CursorExpired, UserError
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryLog"]
 
-# So many events stay objects before they are packed. Small, because an event costs about 1 kB as an object and 20
-# bytes packed, and a server holds many runs; large enough that packing them together pays.
-_RECENT = 32
+# So many events stay objects before they are packed. Few, because an event costs about 1 kB as an object and 20 bytes
+# packed, and a server holds many runs.
+_RECENT = 8
+# A stretch of text grows up to so many deltas: adding to it copies its text.
+_STRETCH = 512
 _DELTA = "response.output_text.delta"
 
 
@@ -34,20 +36,51 @@ class _Texts:
 
     __slots__ = ("_head", "_offsets", "_part", "_text", "_times", "first_seq")
 
-    def __init__(self, events: Sequence[Event]) -> None:
-        head = events[0]
+    def __init__(self, head: Event) -> None:
         self.first_seq = head.seq
         first: dict[str, Any] = head.data.__dict__
         # An event's own fields, without those that differ from one delta to the next.
         self._head = (head.run_id, head.agent, head.attempt, head.path)
         self._part = (first["item_id"], first["output_index"], first["content_index"], first.get("sequence_number"))
-        self._text = "".join([event.data.delta for event in events])
+        self._text = ""
         self._offsets = array("I")
-        self._times = array("d", [event.at for event in events])
-        end = 0
-        for event in events:
-            end += len(event.data.delta)
-            self._offsets.append(end)
+        self._times = array("d")
+
+    def extend(self, events: list[Event], start: int) -> int:
+        """Take in the events from that index on, as far as they continue the stretch; return where they end."""
+        _, agent, attempt, path = self._head
+        item_id, output_index, content_index, number = self._part
+        taken = len(self._offsets)
+        pieces: list[str] = []
+        length = len(self._text)
+        end = start
+        limit = min(len(events), start + _STRETCH - taken)
+        while end < limit:
+            event = events[end]
+            if event.kind != MODEL or event.agent != agent or event.attempt != attempt or event.path != path:
+                break
+            data = event.data
+            fields: dict[str, Any] = data.__dict__
+            if (
+                fields.get("type") != _DELTA
+                or fields.get("item_id") != item_id
+                or fields.get("sequence_number") != (None if number is None else number + taken)
+                or fields.get("output_index") != output_index
+                or fields.get("content_index") != content_index
+                or fields.get("logprobs")
+                or data.__pydantic_extra__
+            ):
+                break
+            text: str = fields["delta"]
+            pieces.append(text)
+            length += len(text)
+            self._offsets.append(length)
+            self._times.append(event.at)
+            taken += 1
+            end += 1
+        if pieces:
+            self._text += "".join(pieces)
+        return end
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -70,12 +103,9 @@ class _Texts:
                 "delta": self._text[start:end],
                 "logprobs": [],
             }
-            if number is not None:
-                fields["sequence_number"] = number + index
+            fields["sequence_number"] = None if number is None else number + index
             data = build_event(fields)
-            events.append(
-                Event(run_id, self.first_seq + index, self._times[index], MODEL, agent, attempt, path, data)
-            )
+            events.append(Event(run_id, self.first_seq + index, self._times[index], MODEL, agent, attempt, path, data))
             start = end
         return events
 
@@ -85,9 +115,12 @@ class _Objects:
 
     __slots__ = ("_events", "first_seq")
 
-    def __init__(self, events: list[Event]) -> None:
-        self.first_seq = events[0].seq
-        self._events = events
+    def __init__(self, event: Event) -> None:
+        self.first_seq = event.seq
+        self._events = [event]
+
+    def add(self, event: Event) -> None:
+        self._events.append(event)
 
     def __len__(self) -> int:
         return len(self._events)
@@ -216,21 +249,22 @@ class MemoryLog:
         recent, self._recent = self._recent, []
         start, count = 0, len(recent)
         while start < count:
-            end = start + 1
-            if _packable(recent[start]):
-                follows = _follower_of(recent[start])
-                while end < count and follows(recent[end], end - start):
-                    end += 1
-            if end - start >= 4:
-                self._add(_Texts(recent[start:end]))
-                start = end
-                continue
-            # Too few to be worth a block of their own: take them along with what follows, up to a longer stretch.
-            stretch = end
-            while stretch < count and not _packable(recent[stretch]):
-                stretch += 1
-            self._add(_Objects(recent[start:stretch]))
-            start = stretch
+            last = self._blocks[-1] if self._blocks else None
+            if isinstance(last, _Texts):
+                start = last.extend(recent, start)
+                if start == count:
+                    break
+            event = recent[start]
+            if _packable(event):
+                block = _Texts(event)
+                start = block.extend(recent, start)
+                self._add(block)
+            elif isinstance(last, _Objects) and last.first_seq + len(last) == event.seq and len(last) < _STRETCH:
+                last.add(event)
+                start += 1
+            else:
+                self._add(_Objects(event))
+                start += 1
         while len(self._blocks) > 1 and self.last_seq + 1 - self._starts[1] >= self._max_events:
             del self._blocks[0], self._starts[0]
             self.first_seq = self._starts[0]
@@ -241,6 +275,7 @@ class MemoryLog:
 
 
 def _packable(event: Event) -> bool:
+    """Whether the event can be rebuilt from its text, its time and what it shares with its neighbours."""
     if event.kind != MODEL or event.data.type != _DELTA:
         return False
     fields: dict[str, Any] = event.data.__dict__
@@ -248,34 +283,8 @@ def _packable(event: Event) -> bool:
         fields.get("item_id") is not None
         and fields.get("output_index") is not None
         and fields.get("content_index") is not None
+        and "sequence_number" in fields
+        and isinstance(fields.get("delta"), str)
         and not fields.get("logprobs")
         and not event.data.__pydantic_extra__
     )
-
-
-def _follower_of(head: Event) -> Callable[[Event, int], bool]:
-    """A test whether an event, so many after `head`, can be rebuilt from the head's fields, its text and its time."""
-    first: dict[str, Any] = head.data.__dict__
-    item_id, output_index, content_index = first["item_id"], first["output_index"], first["content_index"]
-    number = first.get("sequence_number")
-    agent, attempt, path = head.agent, head.attempt, head.path
-
-    def follows(event: Event, distance: int) -> bool:
-        if event.kind != MODEL:
-            return False
-        data = event.data
-        fields: dict[str, Any] = data.__dict__
-        return (
-            fields.get("type") == _DELTA
-            and fields.get("item_id") == item_id
-            and fields.get("sequence_number") == (None if number is None else number + distance)
-            and fields.get("output_index") == output_index
-            and fields.get("content_index") == content_index
-            and not fields.get("logprobs")
-            and not data.__pydantic_extra__
-            and event.agent == agent
-            and event.attempt == attempt
-            and event.path == path
-        )
-
-    return follows

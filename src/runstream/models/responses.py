@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.handoff import Handoff
 from runstream.agent.items import ModelResponse, TResponseInputItem
@@ -35,7 +35,7 @@ class OpenAIResponsesModel(Model):
         self._client = openai_client
         self._model_is_explicit = model_is_explicit
 
-    async def get_response(
+    async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]  # positional, as in the SDK
         self,
         system_instructions: str | None,
         input: str | list[TResponseInputItem],
@@ -62,12 +62,12 @@ class OpenAIResponsesModel(Model):
             prompt,
         )
         arguments = create_arguments(self.model, request, stream=False, model_is_explicit=self._model_is_explicit)
-        response: Response = await self._client.responses.create(**arguments)
+        response = cast("Response", await cast("Any", self._client.responses).create(**arguments))
         _check_complete(response)
         return ModelResponse.from_response(response)
 
     @streams_in_batches("stream_batches")
-    async def stream_response(
+    async def stream_response(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         system_instructions: str | None,
         input: str | list[TResponseInputItem],
@@ -123,7 +123,7 @@ def _check_complete(response: Response) -> None:
     if response.status == "incomplete":
         reason = response.incomplete_details.reason if response.incomplete_details else None
         raise ModelStreamFailed(
-            f"The model's response is incomplete ({reason or 'no reason given'}): raise max_tokens, or ask for less.",
+            f"The model's response is incomplete ({reason or 'no reason given'}).",
             event_type="response.incomplete",
             error_code=reason,
         )

@@ -50,7 +50,9 @@ _SAME_NAME = (
 )
 
 
-def create_arguments(model: str, request: ModelRequest, *, stream: bool, model_is_explicit: bool = True) -> dict[str, Any]:
+def create_arguments(
+    model: str, request: ModelRequest, *, stream: bool, model_is_explicit: bool = True
+) -> dict[str, Any]:
     """The arguments; what is not set is left out. Raises UserError for tools that this API does not have, TypeError
     where `extra_args` repeats an argument that is set already."""
     settings = request.model_settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -205,7 +205,7 @@ class StreamBody:
         except ValueError as error:
             raise ModelStreamBroken(str(error)) from error
         rest = decoder.close()
-        if rest:
+        if rest and not rest.endswith(b"[DONE]"):  # llama.cpp ends so, without the blank line
             raise ModelStreamTruncated(f"The model's stream ended in the middle of a frame: {rest[:200]!r}")
 
 
@@ -213,10 +213,6 @@ def _truncated(error: Exception) -> ModelStreamTruncated:
     return ModelStreamTruncated(
         f"The connection to the model broke before the end of its stream: {error or type(error).__name__}"
     )
-
-
-# Arguments that the client itself needs to see; `messages` is there because the client insists on it.
-_CLIENT_ARGUMENTS = frozenset(("model", "stream", "extra_headers", "extra_query", "timeout"))
 
 
 @asynccontextmanager
@@ -236,7 +232,9 @@ async def open_stream(
     body = {
         name: value
         for name, value in arguments.items()
-        if name not in _CLIENT_ARGUMENTS and name != "extra_body" and not isinstance(value, openai.NotGiven | openai.Omit)
+        if name not in _CLIENT_ARGUMENTS
+        and name != "extra_body"
+        and not isinstance(value, openai.NotGiven | openai.Omit)
     }
     body.update(arguments.get("extra_body") or {})
     watch = None
@@ -245,11 +243,15 @@ async def open_stream(
         direct["timeout"] = _STREAM_TIMEOUT
         watch = IdleWatch(_READ_LIMIT_S)
         watch.begin()
+    response: httpx2.Response | None = None
     try:
-        async with create(**direct, extra_body=body) as response:
-            if watch is not None:
-                watch.end()
-            yield StreamBody(response.http_response, watch)
+        # The client's own response holds on to the whole request; of it only the body is of use from here on.
+        opened = await create(**direct, extra_body=body).__aenter__()
+        response = streaming = opened.http_response
+        del opened, body, direct, arguments
+        if watch is not None:
+            watch.end()
+        yield StreamBody(streaming, watch)
     except asyncio.CancelledError:
         if watch is not None and watch.absorb():
             request = httpx2.Request("POST", client.base_url)
@@ -258,3 +260,5 @@ async def open_stream(
     finally:
         if watch is not None:
             watch.close()
+        if response is not None:
+            await response.aclose()

@@ -18,8 +18,19 @@ from runstream.agent.hooks import RunHooksBase
 from runstream.agent.items import RunItem, TResponseInputItem
 from runstream.agent.model import ModelBatch
 from runstream.errors import AgentsException, RunErrorDetails, UserError
-from runstream.events.event import AGENT_START, ITEM, MODEL, RUN_END, RUN_START
-from runstream.events.event import AgentStart, ErrorInfo, ItemAdded, RunEnd, RunStart, RunStatus
+from runstream.events.event import (
+    AGENT_START,
+    ITEM,
+    MODEL,
+    RUN_END,
+    RUN_START,
+    AgentStart,
+    ErrorInfo,
+    ItemAdded,
+    RunEnd,
+    RunStart,
+    RunStatus,
+)
 from runstream.log.fold import RunFold
 from runstream.log.memory import MemoryLog
 from runstream.run.config import RunConfig
@@ -256,9 +267,7 @@ class ActiveRun:
 
     def emit_response(self, event: Any, response: Any) -> None:
         """The one event of a model call that was not streamed."""
-        self.fold.apply(
-            self.log.append(MODEL, self.now(), self.agent.name, event, live=response, attempt=self.attempt)
-        )
+        self.fold.apply(self.log.append(MODEL, self.now(), self.agent.name, event, live=response, attempt=self.attempt))
 
     def emit_partial(self) -> None:
         """Items for what a response that broke off had already shown."""

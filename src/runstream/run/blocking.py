@@ -47,9 +47,8 @@ def iterate(open_reader: Callable[[], StreamReader], run: ActiveRun) -> Iterator
 
     Raises UserError where the run already goes on in an event loop: only `async for` can read it there.
     """
-    if run.task is not None and not run.ended:
-        if run.begun or not _withdraw(run):
-            raise UserError("this run goes on in an event loop: read it there, with `async for`")
+    if run.task is not None and not run.ended and not _withdraw(run):
+        raise UserError("this run goes on in an event loop: read it there, with `async for`")
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -62,7 +61,7 @@ def _withdraw(run: ActiveRun) -> bool:
     task = run.task
     if task is None or run.begun:
         return False
-    asyncio.Task.cancel(task)
+    task.cancel()
     run.task = None
     return True
 

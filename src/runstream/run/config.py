@@ -82,7 +82,7 @@ class ToolErrorFormatterArgs(Generic[TContext]):
     error: Exception | None = None
 
 
-ToolErrorFormatter: TypeAlias = Callable[[ToolErrorFormatterArgs[Any]], str | None | Awaitable[str | None]]
+ToolErrorFormatter: TypeAlias = Callable[[ToolErrorFormatterArgs[Any]], str | Awaitable[str | None] | None]
 
 
 @dataclass

@@ -128,7 +128,8 @@ def plan_of(agent: Agent[Any], toolbox: Toolbox, response: ModelResponse) -> Pla
     agent here has no tool for.
     """
     plan = Plan()
-    for raw in response.output:
+    for output in response.output:
+        raw: Any = output
         kind = read_field(raw, "type")
         item_class = _PLAIN_ITEMS.get(kind)
         if item_class is not None:
@@ -161,9 +162,7 @@ _PLAIN_ITEMS: dict[Any, type[Any]] = {
     "compaction": CompactionItem,
 }
 # Calls that only the caller of the API can answer, of tools that an Agent here cannot have.
-_REFUSED = frozenset(
-    ("computer_call", "local_shell_call", "shell_call", "apply_patch_call", "custom_tool_call")
-)
+_REFUSED = frozenset(("computer_call", "local_shell_call", "shell_call", "apply_patch_call", "custom_tool_call"))
 
 
 def _plan_function_call(plan: Plan, agent: Agent[Any], toolbox: Toolbox, raw: Any) -> None:

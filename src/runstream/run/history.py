@@ -90,9 +90,7 @@ class Conversation:
     def kept_by_provider(self) -> bool:
         """Whether the provider has the history, so that only what is new is sent."""
         return (
-            self.conversation_id is not None
-            or self.previous_response_id is not None
-            or self.auto_previous_response_id
+            self.conversation_id is not None or self.previous_response_id is not None or self.auto_previous_response_id
         )
 
     def next_input(self) -> list[TResponseInputItem]:
@@ -183,4 +181,3 @@ def _model_events(log: Log, since_seq: int) -> Iterable[Event]:
             after = event.seq
             if event.kind == MODEL:
                 yield event
-

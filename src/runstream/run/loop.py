@@ -122,9 +122,7 @@ class SessionKeeper:
             raise UserError(f"session_input_callback must return a list of items, not {type(combined).__name__}")
         # What the callback kept of the history is saved already. What it made itself is new, unless it is a copy.
         kept, added = {id(item) for item in history}, {id(item) for item in new}
-        self._input = [
-            item for item in combined if id(item) in added or (id(item) not in kept and item not in history)
-        ]
+        self._input = [item for item in combined if id(item) in added or (id(item) not in kept and item not in history)]
         return combined
 
     async def save(self, *, last: bool = False) -> None:
@@ -208,7 +206,7 @@ async def _take_turn(
     toolbox = await _toolbox_of(run, agent)
     request = await request_of(run, toolbox, schema, conversation, settings_of(run, agent, tools_used=tools_used))
     model = model_of(run, agent)
-    input_items = list(request.input)
+    input_items = cast("list[TResponseInputItem]", list(request.input))
     await call_hooks(
         run.hooks and run.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
         agent.hooks and agent.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
@@ -297,9 +295,7 @@ async def _handled(
     def given() -> RunErrorHandlerInput[Any]:
         error.run_data = run.error_details()
         output = input_items_of(run.items)
-        data = RunErrorData(
-            run.input, list(run.items), [*base, *output], output, list(run.fold.responses), run.agent
-        )
+        data = RunErrorData(run.input, list(run.items), [*base, *output], output, list(run.fold.responses), run.agent)
         return RunErrorHandlerInput(error, run.context, data)
 
     result: RunErrorHandlerResult | None = await handle_error(run.error_handlers, kind, given)

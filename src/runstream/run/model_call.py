@@ -7,8 +7,8 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from runstream.agent.agent import Agent
+from runstream.agent.items import ModelResponse
 from runstream.agent.model import Model, ModelRequest, ModelTracing, open_batches
-from runstream.agent.items import ModelResponse, TResponseInputItem
 from runstream.agent.output import AgentOutputSchemaBase
 from runstream.agent.settings import ModelSettings
 from runstream.agent.usage import Usage
@@ -64,7 +64,7 @@ async def request_of(
         if not isinstance(cast("object", filtered), ModelInputData):
             raise UserError(f"call_model_input_filter must return ModelInputData, not {type(filtered).__name__}")
         input_items, instructions = filtered.input, filtered.instructions
-    run.context.turn_input = cast("list[TResponseInputItem]", list(input_items))
+    run.context.turn_input = list(input_items)
     return ModelRequest(
         system_instructions=instructions,
         input=input_items,
@@ -152,7 +152,7 @@ def _failure_of(event: Any) -> ModelStreamFailed:
     if event.type == "response.incomplete":
         reason = getattr(response.incomplete_details, "reason", None) or "no reason given"
         return ModelStreamFailed(
-            f"The model's response is incomplete ({reason}): raise max_tokens, or ask for less.",
+            f"The model's response is incomplete ({reason}).",
             event_type=event.type,
             error_code=reason,
         )
@@ -161,4 +161,3 @@ def _failure_of(event: Any) -> ModelStreamFailed:
     return ModelStreamFailed(
         f"The model's response failed ({said})", event_type=event.type, error_code=error.code if error else None
     )
-

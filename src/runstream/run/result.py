@@ -265,7 +265,9 @@ class RunResultStreaming(RunResultBase):
             try:
                 asyncio.get_running_loop()
             except RuntimeError:
-                raise UserError("no event loop is running: iterate with a plain `for`, or use asyncio.run(...)") from None
+                raise UserError(
+                    "no event loop is running: iterate with a plain `for`, or use asyncio.run(...)"
+                ) from None
             self._begin()
 
     def __str__(self) -> str:

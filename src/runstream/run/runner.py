@@ -177,7 +177,9 @@ def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], 
                     "or the provider does"
                 )
     if options["hooks"] is not None and not isinstance(options["hooks"], RunHooksBase):
-        raise UserError(f"hooks must be RunHooks, not {type(options['hooks']).__name__}; AgentHooks go to Agent(hooks=)")
+        raise UserError(
+            f"hooks must be RunHooks, not {type(options['hooks']).__name__}; AgentHooks go to Agent(hooks=)"
+        )
     return ActiveRun(agent=starting_agent, input=input, config=config, **options)
 
 

@@ -215,4 +215,3 @@ class EventReader(_RunReader):
                 self._run.error_told()
                 raise StopAsyncIteration
             await follower.wait()
-

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
-from runstream.agent.agent import Agent, ToolsToFinalOutputResult
+from runstream.agent.agent import Agent, StopAtTools, ToolsToFinalOutputResult
 from runstream.agent.handoff import Handoff, HandoffInputData
 from runstream.agent.items import HandoffOutputItem, ItemHelpers, RunItem, ToolCallOutputItem
 from runstream.agent.tool import FunctionToolResult, invoke_function_tool
@@ -87,9 +87,7 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
         except Exception as error:
             raise UserError(f"Error running tool {tool.name}: {error}") from error
     raw = ItemHelpers.tool_call_output_item(call, output)
-    item = ToolCallOutputItem(
-        agent=agent, raw_item=raw, output=output, tool_origin=getattr(tool, "origin", None)
-    )
+    item = ToolCallOutputItem(agent=agent, raw_item=raw, output=output, tool_origin=getattr(tool, "origin", None))
     await call_hooks(
         run.hooks and run.hooks.on_tool_end(context, agent, tool, output),
         agent.hooks and agent.hooks.on_tool_end(context, agent, tool, output),
@@ -128,7 +126,7 @@ async def final_output_of_tools(run: ActiveRun, results: list[FunctionToolResult
     if behavior == "stop_on_first_tool":
         return Final(results[0].output)
     if isinstance(behavior, dict):
-        names = behavior.get("stop_at_tool_names", [])
+        names = cast("StopAtTools", behavior).get("stop_at_tool_names", [])
         return next((Final(result.output) for result in results if result.tool.name in names), None)
     if not callable(behavior):
         raise UserError(f"Invalid tool_use_behavior: {behavior!r}")
@@ -150,9 +148,10 @@ async def hand_over(run: ActiveRun, calls: Sequence[HandoffCall]) -> Handoff[Any
         raw = ItemHelpers.tool_call_output_item(ignored.call, _IGNORED_HANDOFF)
         run.emit_item(ToolCallOutputItem(agent=before, raw_item=raw, output=_IGNORED_HANDOFF))
     handoff = first.handoff
-    target = await handoff.on_invoke_handoff(run.context, first.call.arguments)
-    if not isinstance(target, Agent):
-        raise UserError(f"The handoff {handoff.tool_name!r} must give an Agent, not {target!r}")
+    given = await handoff.on_invoke_handoff(run.context, first.call.arguments)
+    if not isinstance(given, Agent):
+        raise UserError(f"The handoff {handoff.tool_name!r} must give an Agent, not {given!r}")
+    target = cast("Agent[Any]", given)
     raw = ItemHelpers.tool_call_output_item(first.call, handoff.get_transfer_message(target))
     item = HandoffOutputItem(agent=before, raw_item=cast("Any", raw), source_agent=before, target_agent=target)
     await call_hooks(
@@ -196,6 +195,4 @@ async def filter_history(
     history = filtered.input_history
     run.input = history if isinstance(history, str) else list(history)
     new_items = filtered.new_items if filtered.input_items is None else filtered.input_items
-    conversation.replace(
-        ItemHelpers.input_to_new_input_list(run.input), [*filtered.pre_handoff_items, *new_items]
-    )
+    conversation.replace(ItemHelpers.input_to_new_input_list(run.input), [*filtered.pre_handoff_items, *new_items])

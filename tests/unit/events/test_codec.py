@@ -282,7 +282,9 @@ class _Odd:
 def test_any_final_output_becomes_plain(value: Any, expected: Any) -> None:
     """Whatever type an output has, it is written as JSON; defaults of users' types are part of it."""
     assert codec.plain(value) == expected
-    assert codec.decode(codec.encode(event(1, "run.end", RunEnd("completed", None, value)))).data.final_output == expected
+    assert (
+        codec.decode(codec.encode(event(1, "run.end", RunEnd("completed", None, value)))).data.final_output == expected
+    )
 
 
 def test_plain_values_are_of_plain_types() -> None:
@@ -299,7 +301,11 @@ def test_half_a_surrogate_pair_does_not_break_a_record() -> None:
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )

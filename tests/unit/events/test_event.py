@@ -49,4 +49,4 @@ def test_an_event_is_itself() -> None:
     """Events are compared by identity: two readers get equal data, and a seq tells which event it is."""
     first, second = (Event("run", 1, 0.0, "model", None, 0, (), {}) for _ in range(2))
     assert first != second
-    assert first == first  # noqa: PLR0124
+    assert first == first

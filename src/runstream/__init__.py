@@ -26,8 +26,19 @@ if TYPE_CHECKING:
     from runstream.agent.guardrail import OutputGuardrail as OutputGuardrail
     from runstream.agent.guardrail import OutputGuardrailResult as OutputGuardrailResult
     from runstream.agent.guardrail import OutputGuardrailTripwireTriggered as OutputGuardrailTripwireTriggered
+    from runstream.agent.guardrail import ToolGuardrailFunctionOutput as ToolGuardrailFunctionOutput
+    from runstream.agent.guardrail import ToolInputGuardrail as ToolInputGuardrail
+    from runstream.agent.guardrail import ToolInputGuardrailData as ToolInputGuardrailData
+    from runstream.agent.guardrail import ToolInputGuardrailResult as ToolInputGuardrailResult
+    from runstream.agent.guardrail import ToolInputGuardrailTripwireTriggered as ToolInputGuardrailTripwireTriggered
+    from runstream.agent.guardrail import ToolOutputGuardrail as ToolOutputGuardrail
+    from runstream.agent.guardrail import ToolOutputGuardrailData as ToolOutputGuardrailData
+    from runstream.agent.guardrail import ToolOutputGuardrailResult as ToolOutputGuardrailResult
+    from runstream.agent.guardrail import ToolOutputGuardrailTripwireTriggered as ToolOutputGuardrailTripwireTriggered
     from runstream.agent.guardrail import input_guardrail as input_guardrail
     from runstream.agent.guardrail import output_guardrail as output_guardrail
+    from runstream.agent.guardrail import tool_input_guardrail as tool_input_guardrail
+    from runstream.agent.guardrail import tool_output_guardrail as tool_output_guardrail
     from runstream.agent.handoff import Handoff as Handoff
     from runstream.agent.handoff import HandoffInputData as HandoffInputData
     from runstream.agent.handoff import HandoffInputFilter as HandoffInputFilter
@@ -38,6 +49,9 @@ if TYPE_CHECKING:
     from runstream.agent.hosted_tools import FileSearchTool as FileSearchTool
     from runstream.agent.hosted_tools import HostedMCPTool as HostedMCPTool
     from runstream.agent.hosted_tools import ImageGenerationTool as ImageGenerationTool
+    from runstream.agent.hosted_tools import MCPToolApprovalFunction as MCPToolApprovalFunction
+    from runstream.agent.hosted_tools import MCPToolApprovalFunctionResult as MCPToolApprovalFunctionResult
+    from runstream.agent.hosted_tools import MCPToolApprovalRequest as MCPToolApprovalRequest
     from runstream.agent.hosted_tools import WebSearchTool as WebSearchTool
     from runstream.agent.items import CompactionItem as CompactionItem
     from runstream.agent.items import HandoffCallItem as HandoffCallItem
@@ -67,7 +81,10 @@ if TYPE_CHECKING:
     from runstream.agent.prompt import DynamicPromptFunction as DynamicPromptFunction
     from runstream.agent.prompt import GenerateDynamicPromptData as GenerateDynamicPromptData
     from runstream.agent.prompt import Prompt as Prompt
+    from runstream.agent.retry import ModelRetryAdvice as ModelRetryAdvice
+    from runstream.agent.retry import ModelRetryAdviceRequest as ModelRetryAdviceRequest
     from runstream.agent.retry import ModelRetryBackoffSettings as ModelRetryBackoffSettings
+    from runstream.agent.retry import ModelRetryNormalizedError as ModelRetryNormalizedError
     from runstream.agent.retry import ModelRetrySettings as ModelRetrySettings
     from runstream.agent.retry import RetryDecision as RetryDecision
     from runstream.agent.retry import RetryPolicy as RetryPolicy
@@ -76,14 +93,22 @@ if TYPE_CHECKING:
     from runstream.agent.settings import ModelSettings as ModelSettings
     from runstream.agent.settings import get_default_model as get_default_model
     from runstream.agent.tool import FunctionTool as FunctionTool
+    from runstream.agent.tool import FunctionToolCustomDataContext as FunctionToolCustomDataContext
+    from runstream.agent.tool import FunctionToolCustomDataExtractor as FunctionToolCustomDataExtractor
     from runstream.agent.tool import FunctionToolResult as FunctionToolResult
     from runstream.agent.tool import Tool as Tool
+    from runstream.agent.tool import ToolCaller as ToolCaller
+    from runstream.agent.tool import ToolOrigin as ToolOrigin
+    from runstream.agent.tool import ToolOriginType as ToolOriginType
     from runstream.agent.tool import default_tool_error_function as default_tool_error_function
     from runstream.agent.tool import function_tool as function_tool
     from runstream.agent.tool_context import ToolContext as ToolContext
     from runstream.agent.tool_output import ToolOutputFileContent as ToolOutputFileContent
+    from runstream.agent.tool_output import ToolOutputFileContentDict as ToolOutputFileContentDict
     from runstream.agent.tool_output import ToolOutputImage as ToolOutputImage
+    from runstream.agent.tool_output import ToolOutputImageDict as ToolOutputImageDict
     from runstream.agent.tool_output import ToolOutputText as ToolOutputText
+    from runstream.agent.tool_output import ToolOutputTextDict as ToolOutputTextDict
     from runstream.agent.usage import RequestUsage as RequestUsage
     from runstream.agent.usage import Usage as Usage
     from runstream.clock import Clock as Clock
@@ -117,10 +142,15 @@ if TYPE_CHECKING:
     from runstream.models.responses import OpenAIResponsesModel as OpenAIResponsesModel
     from runstream.run.config import CallModelData as CallModelData
     from runstream.run.config import ModelInputData as ModelInputData
+    from runstream.run.config import ReasoningItemIdPolicy as ReasoningItemIdPolicy
     from runstream.run.config import RunConfig as RunConfig
+    from runstream.run.config import ToolErrorFormatter as ToolErrorFormatter
     from runstream.run.config import ToolErrorFormatterArgs as ToolErrorFormatterArgs
     from runstream.run.config import ToolExecutionConfig as ToolExecutionConfig
+    from runstream.run.config import ToolNameCollisionPolicy as ToolNameCollisionPolicy
+    from runstream.run.config import ToolNotFoundBehavior as ToolNotFoundBehavior
     from runstream.run.error_handlers import RunErrorData as RunErrorData
+    from runstream.run.error_handlers import RunErrorHandler as RunErrorHandler
     from runstream.run.error_handlers import RunErrorHandlerInput as RunErrorHandlerInput
     from runstream.run.error_handlers import RunErrorHandlerResult as RunErrorHandlerResult
     from runstream.run.error_handlers import RunErrorHandlers as RunErrorHandlers
@@ -145,45 +175,61 @@ _EXPORTS: dict[str, str] = {
         "runstream.agent.context": "AgentHookContext RunContextWrapper TContext",
         "runstream.agent.guardrail": (
             "GuardrailFunctionOutput InputGuardrail InputGuardrailResult InputGuardrailTripwireTriggered "
-            "OutputGuardrail OutputGuardrailResult OutputGuardrailTripwireTriggered input_guardrail "
-            "output_guardrail"
+            "OutputGuardrail OutputGuardrailResult OutputGuardrailTripwireTriggered ToolGuardrailFunctionOutput "
+            "ToolInputGuardrail ToolInputGuardrailData ToolInputGuardrailResult "
+            "ToolInputGuardrailTripwireTriggered ToolOutputGuardrail ToolOutputGuardrailData "
+            "ToolOutputGuardrailResult ToolOutputGuardrailTripwireTriggered input_guardrail output_guardrail "
+            "tool_input_guardrail tool_output_guardrail"
         ),
         "runstream.agent.handoff": "Handoff HandoffInputData HandoffInputFilter handoff",
         "runstream.agent.hooks": "AgentHooks RunHooks",
         "runstream.agent.hosted_tools": (
-            "CodeInterpreterTool FileSearchTool HostedMCPTool ImageGenerationTool WebSearchTool"
+            "CodeInterpreterTool FileSearchTool HostedMCPTool ImageGenerationTool MCPToolApprovalFunction "
+            "MCPToolApprovalFunctionResult MCPToolApprovalRequest WebSearchTool"
         ),
         "runstream.agent.items": (
             "CompactionItem HandoffCallItem HandoffOutputItem InputItem ItemHelpers MCPApprovalRequestItem "
             "MCPApprovalResponseItem MCPListToolsItem MessageOutputItem ModelResponse ReasoningItem RunItem "
-            "ToolApprovalItem ToolCallItem ToolCallOutputItem ToolSearchCallItem ToolSearchOutputItem "
-            "TResponseInputItem"
+            "TResponseInputItem ToolApprovalItem ToolCallItem ToolCallOutputItem ToolSearchCallItem "
+            "ToolSearchOutputItem"
         ),
         "runstream.agent.model": "Model ModelBatch ModelProvider ModelRequest ModelTracing",
         "runstream.agent.output": "AgentOutputSchema AgentOutputSchemaBase",
         "runstream.agent.prompt": "DynamicPromptFunction GenerateDynamicPromptData Prompt",
         "runstream.agent.retry": (
-            "ModelRetryBackoffSettings ModelRetrySettings RetryDecision RetryPolicy RetryPolicyContext retry_policies"
+            "ModelRetryAdvice ModelRetryAdviceRequest ModelRetryBackoffSettings ModelRetryNormalizedError "
+            "ModelRetrySettings RetryDecision RetryPolicy RetryPolicyContext retry_policies"
         ),
         "runstream.agent.settings": "ModelSettings get_default_model",
-        "runstream.agent.tool": "FunctionTool FunctionToolResult Tool default_tool_error_function function_tool",
+        "runstream.agent.tool": (
+            "FunctionTool FunctionToolCustomDataContext FunctionToolCustomDataExtractor FunctionToolResult Tool "
+            "ToolCaller ToolOrigin ToolOriginType default_tool_error_function function_tool"
+        ),
         "runstream.agent.tool_context": "ToolContext",
-        "runstream.agent.tool_output": "ToolOutputFileContent ToolOutputImage ToolOutputText",
+        "runstream.agent.tool_output": (
+            "ToolOutputFileContent ToolOutputFileContentDict ToolOutputImage ToolOutputImageDict ToolOutputText "
+            "ToolOutputTextDict"
+        ),
         "runstream.agent.usage": "RequestUsage Usage",
         "runstream.clock": "Clock",
         "runstream.compat": "install_as_agents",
         "runstream.errors": (
-            "AgentsException CursorExpired MaxTurnsExceeded MissingExtra ModelBehaviorError "
-            "ModelRefusalError ModelStreamBroken ModelStreamFailed ModelStreamTruncated ModelTimeoutError "
-            "RunErrorDetails ToolTimeoutError UserError"
+            "AgentsException CursorExpired MaxTurnsExceeded MissingExtra ModelBehaviorError ModelRefusalError "
+            "ModelStreamBroken ModelStreamFailed ModelStreamTruncated ModelTimeoutError RunErrorDetails "
+            "ToolTimeoutError UserError"
         ),
         "runstream.events.event": "AgentStart ErrorInfo Event ItemAdded RunEnd RunStart",
         "runstream.models.chat_completions": "OpenAIChatCompletionsModel",
         "runstream.models.defaults": "set_default_openai_api set_default_openai_client set_default_openai_key",
         "runstream.models.provider": "MultiProvider MultiProviderMap OpenAIProvider",
         "runstream.models.responses": "OpenAIResponsesModel",
-        "runstream.run.config": "CallModelData ModelInputData RunConfig ToolErrorFormatterArgs ToolExecutionConfig",
-        "runstream.run.error_handlers": "RunErrorData RunErrorHandlerInput RunErrorHandlerResult RunErrorHandlers",
+        "runstream.run.config": (
+            "CallModelData ModelInputData ReasoningItemIdPolicy RunConfig ToolErrorFormatter "
+            "ToolErrorFormatterArgs ToolExecutionConfig ToolNameCollisionPolicy ToolNotFoundBehavior"
+        ),
+        "runstream.run.error_handlers": (
+            "RunErrorData RunErrorHandler RunErrorHandlerInput RunErrorHandlerResult RunErrorHandlers"
+        ),
         "runstream.run.result": "RunResult RunResultStreaming",
         "runstream.run.runner": "Runner",
         "runstream.run.stream_events": "AgentUpdatedStreamEvent RawResponsesStreamEvent RunItemStreamEvent StreamEvent",

@@ -12,26 +12,48 @@ import types
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
+import pydantic
 from openai import BaseModel
 
-__all__ = ["construct"]
+__all__ = ["SharedNames", "construct", "set_dict", "set_extra", "set_fields_set", "set_private"]
 
 _M = TypeVar("_M", bound=BaseModel)
 _Builder = Callable[[Any], Any]
 
 _PLAIN = (str, int, bool, type(None), object)
 _new = object.__new__
-_set = object.__setattr__
+# The slots of pydantic's models, set without a look-up by name each time.
+set_dict = pydantic.BaseModel.__dict__["__dict__"].__set__
+set_fields_set = pydantic.BaseModel.__dict__["__pydantic_fields_set__"].__set__
+set_extra = pydantic.BaseModel.__dict__["__pydantic_extra__"].__set__
+set_private = pydantic.BaseModel.__dict__["__pydantic_private__"].__set__
 
 
 class _NotCompiled(Exception):
     """The annotation or the value is not of a compiled shape."""
 
 
+class SharedNames(set[str]):
+    """The names of all fields of a class: the `model_fields_set` that all its models share in which none is missing.
+
+    A set of its own would make each event half as large again. pydantic adds the name of a field that a user sets: it
+    is there already, or names an extra field, which pydantic writes out in any case. Copies are sets of their own.
+    """
+
+    def add(self, element: str, /) -> None:
+        pass
+
+    def __copy__(self) -> set[str]:
+        return set(self)
+
+    def __reduce__(self) -> Any:
+        return set, (list(self),)
+
+
 class _Plan:
     """How to build one class: its fields by their JSON names, with a builder where the value is not plain."""
 
-    __slots__ = ("defaults", "fields", "names")
+    __slots__ = ("all_names", "defaults", "fields", "names")
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.fields: list[tuple[str, str, _Builder | None]] = []
@@ -43,6 +65,8 @@ class _Plan:
                 if field.default_factory is not None or not isinstance(default, str | int | float | bool | None):
                     raise _NotCompiled
                 self.defaults[name] = default
+        # Shared by the models in which no field is missing, see SharedNames.
+        self.all_names = SharedNames(model.model_fields)
         self.names = frozenset(key for key, _, _ in self.fields)
 
 
@@ -76,23 +100,24 @@ def _build(model: type[_M], data: Any) -> _M:
         raise _NotCompiled
     plan = _plan_of(model)
     given = cast("dict[str, Any]", data)
-    fields, fields_set = {}, set[str]()
+    fields, given_names = {}, list[str]()
     defaults = plan.defaults
     for key, name, builder in plan.fields:
         if key in given:
             value = given[key]
             fields[name] = value if builder is None else builder(value)
-            fields_set.add(name)
+            given_names.append(name)
         else:
             fields[name] = defaults.get(name)  # the official client has None for what is missing
     extra = {}
-    if len(fields_set) < len(given):
+    if len(given_names) < len(given):
         extra = {key: value for key, value in given.items() if key not in plan.names}
+    fields_set = plan.all_names if len(given_names) == len(plan.fields) else set(given_names)
     made = _new(model)
-    _set(made, "__dict__", fields)
-    _set(made, "__pydantic_fields_set__", fields_set)
-    _set(made, "__pydantic_extra__", extra)
-    _set(made, "__pydantic_private__", None)
+    set_dict(made, fields)
+    set_fields_set(made, fields_set)
+    set_extra(made, extra)
+    set_private(made, None)
     return made
 
 

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+import msgspec
 from openai import BaseModel
-from openai.types.responses import ResponseErrorEvent
+from openai.types.responses import ResponseErrorEvent, ResponseTextDeltaEvent
 from openai.types.responses import ResponseStreamEvent as _ResponseStreamEvent
 
-from runstream.events.construct import construct
+from runstream.events.construct import SharedNames, construct, set_dict, set_extra, set_fields_set, set_private
 
 if TYPE_CHECKING:
     from openai.types.responses import ResponseStreamEvent
 
-__all__ = ["DELTA_CLASSES", "UnknownModelEvent", "build_event"]
+__all__ = ["DELTA_CLASSES", "TEXT_DELTA_PREFIX", "UnknownModelEvent", "build_event", "text_delta_event"]
 
 
 class UnknownModelEvent(BaseModel):
@@ -44,46 +45,81 @@ def _event_classes() -> dict[str, type[BaseModel]]:
 _CLASSES = _event_classes()
 
 
-class _Names(set[str]):
-    """The names of all fields of a class: the `model_fields_set` that all events share in which none is missing.
-
-    A set of its own would make each event half as large again. pydantic adds the name of a field that a user sets: it
-    is there already, or names an extra field, which pydantic writes out in any case. Copies are sets of their own.
-    """
-
-    def add(self, element: str, /) -> None:
-        pass
-
-    def __copy__(self) -> set[str]:
-        return set(self)
-
-    def __reduce__(self) -> Any:
-        return set, (list(self),)
-
-
 # Deltas whose fields are all plain values (`logprobs`, where there are any, are the exception: see build_event).
-_DELTAS: dict[str, tuple[type[BaseModel], set[str]]] = {
-    name: (event_class, _Names(event_class.model_fields))
+_DELTAS: dict[str, tuple[type[BaseModel], set[str], bool]] = {
+    name: (event_class, SharedNames(event_class.model_fields), "logprobs" in event_class.model_fields)
     for name, event_class in _CLASSES.items()
     if name.endswith(".delta") and event_class.model_fields["delta"].annotation is str
 }
-DELTA_CLASSES: frozenset[type[Any]] = frozenset(event_class for event_class, _ in _DELTAS.values())
+DELTA_CLASSES: frozenset[type[Any]] = frozenset(event_class for event_class, _, _ in _DELTAS.values())
 """The classes of the frequent kinds: a growing piece of text, arguments, reasoning, audio or code."""
 
+_WITH_RESPONSE = frozenset(event_class for event_class in _CLASSES.values() if "response" in event_class.model_fields)
+_TERMINAL = frozenset(("response.completed", "response.failed", "response.incomplete"))
+
 _new = object.__new__
-_set = object.__setattr__
+
+
+class _TextDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The JSON of the most frequent event of all, in the shape that the API sends."""
+
+    type: str
+    item_id: str
+    output_index: int
+    content_index: int
+    delta: str
+    sequence_number: int
+    logprobs: list[Any]
+    obfuscation: str = ""
+
+
+_TEXT_DELTA = "response.output_text.delta"
+TEXT_DELTA_PREFIX = b'{"type":"response.output_text.delta",'
+_decode_text_delta = msgspec.json.Decoder(_TextDelta).decode
+_text_names = _DELTAS[_TEXT_DELTA][1]
+
+
+def text_delta_event(data: bytes) -> ResponseStreamEvent:
+    """The event of JSON that begins with TEXT_DELTA_PREFIX. Raises msgspec.ValidationError where it has another shape
+    than the API's: `build_event` takes any."""
+    decoded = _decode_text_delta(data)
+    if decoded.logprobs:
+        raise msgspec.ValidationError("with logprobs")
+    event: Any = _new(ResponseTextDeltaEvent)
+    set_dict(
+        event,
+        {
+            "content_index": decoded.content_index,
+            "delta": decoded.delta,
+            "item_id": decoded.item_id,
+            "logprobs": decoded.logprobs,
+            "output_index": decoded.output_index,
+            "sequence_number": decoded.sequence_number,
+            "type": _TEXT_DELTA,
+        },
+    )
+    set_fields_set(event, _text_names)
+    set_extra(event, {})
+    set_private(event, None)
+    return event
 
 
 def build_event(fields: dict[str, Any]) -> ResponseStreamEvent:
-    """The typed event of a decoded frame. Takes the dict over: the caller must not use it afterwards."""
+    """The typed event of a decoded frame. Takes the dict over: the caller must not use it afterwards.
+
+    Raises KeyError or TypeError for what is no event: no `type`, or the end of a response without the response.
+    """
     known = _DELTAS.get(fields["type"])
     if known is not None:
-        event_class, names = known
-        fields.pop("obfuscation", None)
-        if "logprobs" in names:
-            if fields.get("logprobs"):
+        event_class, names, has_logprobs = known
+        if "obfuscation" in fields:
+            del fields["obfuscation"]
+        if has_logprobs:
+            logprobs = fields.get("logprobs")
+            if logprobs:
                 return cast("ResponseStreamEvent", construct(event_class, fields))
-            fields["logprobs"] = []  # the official type promises the list that some servers leave out
+            if logprobs is None:
+                fields["logprobs"] = []  # the official type promises the list that some servers leave out
         if fields.keys() == names:
             fields_set = names
         elif fields.keys() <= names:
@@ -92,15 +128,17 @@ def build_event(fields: dict[str, Any]) -> ResponseStreamEvent:
                 fields[name] = None  # as the official client has it
         else:
             return cast("ResponseStreamEvent", construct(event_class, fields))
-        event = _new(event_class)
-        _set(event, "__dict__", fields)
-        _set(event, "__pydantic_fields_set__", fields_set)
-        _set(event, "__pydantic_extra__", {})
-        _set(event, "__pydantic_private__", None)
-        return cast("ResponseStreamEvent", event)
+        event: Any = _new(event_class)
+        set_dict(event, fields)
+        set_fields_set(event, fields_set)
+        set_extra(event, {})
+        set_private(event, None)
+        return event
     event_class = _CLASSES.get(fields["type"], UnknownModelEvent)
     if event_class is ResponseErrorEvent:
         _lift_error(fields)
+    elif event_class in _WITH_RESPONSE:
+        _complete_response(fields)
     return cast("ResponseStreamEvent", construct(event_class, fields))
 
 
@@ -114,3 +152,15 @@ def _lift_error(fields: dict[str, Any]) -> None:
         for name in ("code", "message", "param"):
             if fields.get(name) is None:
                 fields[name] = cast("dict[str, Any]", nested).get(name)
+
+
+def _complete_response(fields: dict[str, Any]) -> None:
+    """Give a response the list of its output, which the official type promises and some servers leave out or null."""
+    is_terminal = fields["type"] in _TERMINAL
+    response: Any = fields["response"] if is_terminal else fields.get("response")
+    if isinstance(response, dict):
+        given = cast("dict[str, Any]", response)
+        if given.get("output") is None:
+            given["output"] = []
+    elif is_terminal and not isinstance(response, BaseModel):
+        raise TypeError(f"the event {fields['type']} has no response but {response!r:.50}")

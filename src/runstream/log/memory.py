@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from bisect import bisect_right
+from operator import itemgetter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +29,37 @@ __all__ = ["MemoryLog"]
 _RECENT = 8
 # A stretch of text grows up to so many deltas: adding to it copies its text.
 _STRETCH = 512
-_DELTA = "response.output_text.delta"
+# What differs from one delta to the next.
+_VARYING: dict[str, Any] = {"delta": None, "sequence_number": None}
 
 
 class _Texts:
-    """A stretch of text deltas of one content part that came one after the other."""
+    """A stretch of deltas of one part of the output (text, reasoning, arguments) that came one after the other."""
 
-    __slots__ = ("_head", "_offsets", "_part", "_text", "_times", "first_seq")
+    __slots__ = (
+        "_class",
+        "_common_of",
+        "_fields",
+        "_given",
+        "_head",
+        "_number",
+        "_offsets",
+        "_text",
+        "_times",
+        "first_seq",
+    )
 
     def __init__(self, head: Event) -> None:
         self.first_seq = head.seq
-        first: dict[str, Any] = head.data.__dict__
+        data = head.data
         # An event's own fields, without those that differ from one delta to the next.
         self._head = (head.run_id, head.agent, head.attempt, head.path)
-        self._part = (first["item_id"], first["output_index"], first["content_index"], first.get("sequence_number"))
+        self._class = data.__class__
+        self._fields = {**data.__dict__, **_VARYING}
+        # What an event of the stretch has in common with the head; at least two names, so that it is a tuple.
+        self._common_of = itemgetter(*(name for name in self._fields if name not in _VARYING), "type")
+        self._given: set[str] = data.__pydantic_fields_set__
+        self._number: int | None = data.__dict__.get("sequence_number")
         self._text = ""
         self._offsets = array("I")
         self._times = array("d")
@@ -49,7 +67,9 @@ class _Texts:
     def extend(self, events: list[Event], start: int) -> int:
         """Take in the events from that index on, as far as they continue the stretch; return where they end."""
         _, agent, attempt, path = self._head
-        item_id, output_index, content_index, number = self._part
+        delta_class, given, number = self._class, self._given, self._number
+        common_of, size = self._common_of, len(self._fields)
+        common = common_of(self._fields)
         taken = len(self._offsets)
         pieces: list[str] = []
         length = len(self._text)
@@ -57,21 +77,27 @@ class _Texts:
         limit = min(len(events), start + _STRETCH - taken)
         while end < limit:
             event = events[end]
-            if event.kind != MODEL or event.agent != agent or event.attempt != attempt or event.path != path:
-                break
             data = event.data
-            fields: dict[str, Any] = data.__dict__
             if (
-                fields.get("type") != _DELTA
-                or fields.get("item_id") != item_id
+                data.__class__ is not delta_class
+                or event.kind != MODEL
+                or event.agent != agent
+                or event.attempt != attempt
+                or event.path != path
+            ):
+                break
+            fields: dict[str, Any] = data.__dict__
+            fields_set = data.__pydantic_fields_set__
+            text: Any = fields.get("delta")
+            if (
+                text.__class__ is not str
                 or fields.get("sequence_number") != (None if number is None else number + taken)
-                or fields.get("output_index") != output_index
-                or fields.get("content_index") != content_index
-                or fields.get("logprobs")
+                or len(fields) != size
+                or common_of(fields) != common
+                or (fields_set is not given and fields_set != given)
                 or data.__pydantic_extra__
             ):
                 break
-            text: str = fields["delta"]
             pieces.append(text)
             length += len(text)
             self._offsets.append(length)
@@ -89,21 +115,19 @@ class _Texts:
         from runstream.events.model_event import build_event
 
         run_id, agent, attempt, path = self._head
-        item_id, output_index, content_index, number = self._part
+        common = {name: value for name, value in self._fields.items() if name in self._given}
+        number = self._number
         events: list[Event] = []
         skip = after + 1 - self.first_seq if after >= self.first_seq else 0
         start = self._offsets[skip - 1] if skip else 0
         for index in range(skip, len(self._offsets)):
             end = self._offsets[index]
-            fields: dict[str, Any] = {
-                "type": _DELTA,
-                "item_id": item_id,
-                "output_index": output_index,
-                "content_index": content_index,
-                "delta": self._text[start:end],
-                "logprobs": [],
-            }
-            fields["sequence_number"] = None if number is None else number + index
+            fields = common.copy()
+            fields["delta"] = self._text[start:end]
+            if number is not None:
+                fields["sequence_number"] = number + index
+            if "logprobs" in fields:
+                fields["logprobs"] = []
             data = build_event(fields)
             events.append(Event(run_id, self.first_seq + index, self._times[index], MODEL, agent, attempt, path, data))
             start = end
@@ -232,8 +256,9 @@ class MemoryLog:
             waiter.set_result(None)
             return waiter
         waiters = self._waiters
-        if waiters and waiters[0].cancelled():
-            # Of readers that gave up waiting and come back, each leaves a cancelled future behind.
+        if len(waiters) & (len(waiters) - 1) == 0:
+            # Each reader that gave up waiting has left a cancelled future behind. Looking for them whenever there are
+            # a power of two keeps them fewer than the others, at little cost.
             self._waiters = waiters = [other for other in waiters if not other.done()]
         waiters.append(waiter)
         return waiter
@@ -276,15 +301,16 @@ class MemoryLog:
 
 def _packable(event: Event) -> bool:
     """Whether the event can be rebuilt from its text, its time and what it shares with its neighbours."""
-    if event.kind != MODEL or event.data.type != _DELTA:
+    from runstream.events.model_event import DELTA_CLASSES
+
+    data = event.data
+    if event.kind != MODEL or data.__class__ not in DELTA_CLASSES:
         return False
-    fields: dict[str, Any] = event.data.__dict__
+    fields: dict[str, Any] = data.__dict__
+    number = fields.get("sequence_number")
     return (
-        fields.get("item_id") is not None
-        and fields.get("output_index") is not None
-        and fields.get("content_index") is not None
-        and "sequence_number" in fields
-        and isinstance(fields.get("delta"), str)
+        fields.get("delta").__class__ is str
+        and (number is None or number.__class__ is int)
         and not fields.get("logprobs")
-        and not event.data.__pydantic_extra__
+        and not data.__pydantic_extra__
     )

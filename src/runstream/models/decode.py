@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from runstream.errors import ModelStreamBroken
-from runstream.events.model_event import DELTA_CLASSES, build_event
+from runstream.events.model_event import DELTA_CLASSES, TEXT_DELTA_PREFIX, build_event, text_delta_event
 
 if TYPE_CHECKING:
     from openai.types.responses import ResponseStreamEvent
@@ -30,10 +30,18 @@ def decode_frames(
     events: list[ResponseStreamEvent] = []
     kept: list[bytes | None] = []
     add_event, add_frame = events.append, kept.append
+    decode_json, text_delta, build, deltas = _decode_json, text_delta_event, build_event, DELTA_CLASSES
     for frame in frames:
         data = frame.data
         try:
-            event = build_event(_decode_json(data))
+            if data.startswith(TEXT_DELTA_PREFIX):
+                try:
+                    add_event(text_delta(data))
+                    add_frame(data)
+                    continue
+                except msgspec.ValidationError:
+                    pass  # a text delta with fields that the API's own do not have
+            event = build(decode_json(data))
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             if data == b"[DONE]":
                 continue
@@ -43,5 +51,5 @@ def decode_frames(
             broken.__cause__ = error
             return events, kept, broken
         add_event(event)
-        add_frame(data if event.__class__ in DELTA_CLASSES else None)
+        add_frame(data if event.__class__ in deltas else None)
     return events, kept, None

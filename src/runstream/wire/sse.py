@@ -36,7 +36,7 @@ class SSEDecoder:
     the memory.
     """
 
-    __slots__ = ("_buffer", "_max", "_pending_cr", "_started")
+    __slots__ = ("_buffer", "_event", "_max", "_pending_cr", "_prefix", "_started")
 
     def __init__(self, max_frame_bytes: int = 64 * 1024 * 1024) -> None:
         # The unfinished frame, without a blank line in it. A bytearray, since it grows without being copied.
@@ -44,6 +44,8 @@ class SSEDecoder:
         self._max = max_frame_bytes
         self._pending_cr = False
         self._started = False
+        self._event = b""
+        self._prefix = b""
 
     def feed(self, data: bytes) -> list[SSEFrame]:
         """Take the next bytes, cut anywhere; return the frames completed by them, in order."""
@@ -80,7 +82,13 @@ class SSEDecoder:
             self._check_size(max(len(block) for block in blocks))
         frames: list[SSEFrame] = []
         append = frames.append
+        event, prefix = self._event, self._prefix
+        start = len(prefix)
         for block in blocks:
+            # Most frames of a model's stream begin like the one before them.
+            if start and block.startswith(prefix) and block.find(b"\n", start) < 0:
+                append(SSEFrame(block[start:], event))
+                continue
             # The shapes that model providers send: one `data` line, with or without one `event` line before it.
             if block.startswith(b"data: ") and b"\n" not in block:
                 append(SSEFrame(block[6:]))
@@ -88,7 +96,10 @@ class SSEDecoder:
             if block.startswith(b"event: "):
                 end = block.find(b"\n")
                 if block.startswith(b"\ndata: ", end) and block.find(b"\n", end + 1) < 0:
-                    append(SSEFrame(block[end + 7 :], block[7:end]))
+                    event = self._event = block[7:end]
+                    prefix = self._prefix = block[: end + 7]
+                    start = end + 7
+                    append(SSEFrame(block[start:], event))
                     continue
             frame = _parse(block)
             if frame is not None:

@@ -92,7 +92,7 @@ def test_all_types_of_the_union_are_known() -> None:
     """The table of types is the union's: none is missing, and the deltas of text are among the frequent ones."""
     names = [name for each in event_classes() for name in get_args(each.model_fields["type"].annotation)]
     assert len(names) > 50
-    assert not any(isinstance(build_event({"type": name}), UnknownModelEvent) for name in names)
+    assert not any(isinstance(build_event({"type": name, "response": {}}), UnknownModelEvent) for name in names)
     assert ResponseTextDeltaEvent in DELTA_CLASSES
 
 
@@ -180,6 +180,22 @@ def test_an_event_without_a_type_is_no_event(fields: dict[str, Any]) -> None:
     """Without a type there is nothing to build: KeyError."""
     with pytest.raises(KeyError, match="type"):
         build_event(fields)
+
+
+@pytest.mark.parametrize("response", [{}, {"output": None}, {"output": []}])
+@pytest.mark.parametrize("name", ["created", "in_progress", "completed", "incomplete", "failed"])
+def test_an_output_that_is_missing_is_an_empty_list(name: str, response: dict[str, Any]) -> None:
+    """The official type promises a list of items; a server that sends none, or null, still gives one."""
+    event: Any = build_event({"type": f"response.{name}", "response": dict(response)})
+    assert event.response.output == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"response": None}, {"response": "x"}])
+@pytest.mark.parametrize("name", ["completed", "incomplete", "failed"])
+def test_the_end_of_a_response_has_the_response(name: str, fields: dict[str, Any]) -> None:
+    """A terminal event without its response is none: a stream must not end well with nothing."""
+    with pytest.raises((KeyError, TypeError), match="response"):
+        build_event({"type": f"response.{name}", **fields})
 
 
 def test_errors_say_the_same_nested_or_not() -> None:

@@ -42,8 +42,9 @@ async def main() -> None:
     writing_s = times_s[-1] - times_s[0]
     print(f"first token after   {times_s[0]:.3f} s")
     print(f"last token after    {times_s[-1]:.3f} s")
-    print(f"tokens              {len(tokens)}, that is {len(gaps_s) / writing_s:.0f} per second")
-    print(f"between two tokens  {writing_s / len(gaps_s):.3f} s on average, {max(gaps_s):.3f} s at most")
+    if gaps_s:
+        print(f"tokens              {len(tokens)}, that is {len(gaps_s) / writing_s:.0f} per second")
+        print(f"between two tokens  {writing_s / len(gaps_s):.3f} s on average, {max(gaps_s):.3f} s at most")
 
     print("\n=== Every raw event ===")
     for raw_type, count in raw_types.items():

@@ -16,7 +16,12 @@ from runstream.agent.handoff import Handoff
 from runstream.agent.hooks import AgentHooksBase
 from runstream.agent.model import Model
 from runstream.agent.output import AgentOutputSchemaBase
-from runstream.agent.settings import ModelSettings, get_default_model_settings
+from runstream.agent.settings import (
+    ModelSettings,
+    coerce_model_settings,
+    get_default_model_settings,
+    implicit_model_settings,
+)
 from runstream.agent.tool import FunctionTool, FunctionToolResult, Tool
 from runstream.errors import UserError
 
@@ -128,19 +133,22 @@ class Agent(AgentBase[TContext]):
             _check(self, name, list)
         if self.instructions is not None and not isinstance(self.instructions, str) and not callable(self.instructions):
             raise TypeError(
-                f"Agent instructions must be a string, a callable or None, not {type(self.instructions).__name__}"
+                f"Agent instructions must be a string, callable, or None, got {type(self.instructions).__name__}"
             )
-        if isinstance(self.model_settings, dict):
-            self.model_settings = ModelSettings(**cast("dict[str, Any]", self.model_settings))
-        _check(self, "model_settings", ModelSettings)
         if self.model is not None and not isinstance(self.model, str) and not hasattr(self.model, "get_response"):
-            raise TypeError(f"Agent model must be a name, a Model or None, not {type(self.model).__name__}")
+            raise TypeError(f"Agent model must be a name, a Model, or None, got {type(self.model).__name__}")
+        self.model_settings = coerce_model_settings(self.model_settings, name="Agent model_settings")
+        if self.model is not None and self.model_settings == get_default_model_settings():
+            # What suits the default model may be refused by another.
+            self.model_settings = implicit_model_settings(self.model)
+        if self.hooks is not None and not isinstance(cast("object", self.hooks), AgentHooksBase):
+            raise TypeError(f"Agent hooks must be an AgentHooks instance or None, got {type(self.hooks).__name__}")
         behavior = self.tool_use_behavior
         named = behavior in ("run_llm_again", "stop_on_first_tool")
         if not named and not callable(behavior) and not isinstance(behavior, dict):
             raise TypeError(
                 "Agent tool_use_behavior must be 'run_llm_again', 'stop_on_first_tool', StopAtTools or a function, "
-                f"not {behavior!r}"
+                f"got {behavior!r}"
             )
         for tool in self.tools:
             if isinstance(cast("object", tool), Agent):
@@ -159,19 +167,24 @@ class Agent(AgentBase[TContext]):
                 )
 
     def clone(self, **kwargs: Any) -> Agent[TContext]:
-        """A copy with some fields changed. Shallow: the copy shares the lists that are not given anew."""
+        """A copy with some fields changed. Shallow: the copy shares the lists that are not given anew.
+
+        Settings that nobody chose follow the model: where only `model` is given, they are that model's defaults.
+        """
+        if "model" in kwargs and self.model_settings == implicit_model_settings(self.model):
+            kwargs.setdefault("model_settings", implicit_model_settings(kwargs["model"]))
         return dataclasses.replace(self, **kwargs)
 
     async def get_system_prompt(self, run_context: RunContextWrapper[TContext]) -> str | None:
-        """The instructions for this run. Raises UserError where a callable does not take (context, agent)."""
+        """The instructions for this run. Raises TypeError where a callable does not take (context, agent)."""
         instructions = self.instructions
         if instructions is None or isinstance(instructions, str):
             return instructions
         parameters = inspect.signature(instructions).parameters
         if len(parameters) != 2:
-            raise UserError(
+            raise TypeError(
                 f"'instructions' callable must accept exactly 2 arguments (context, agent), "
-                f"but it takes {len(parameters)}: {list(parameters)}"
+                f"but got {len(parameters)}: {list(parameters)}"
             )
         text = instructions(run_context, self)
         return await text if inspect.isawaitable(text) else text
@@ -188,11 +201,15 @@ class Agent(AgentBase[TContext]):
             prompt = await made if inspect.isawaitable(made) else made
         if not isinstance(prompt, dict) or "id" not in prompt:
             raise UserError(f"Agent {self.name!r}: a prompt is a dict with `id`, not {prompt!r}")
-        return cast("ResponsePromptParam", prompt)
+        given = cast("dict[str, Any]", prompt)
+        return cast("ResponsePromptParam", {name: given.get(name) for name in ("id", "version", "variables")})
+
+
+_KINDS: dict[type[Any], str] = {str: "a string", list: "a list"}
 
 
 def _check(agent: Agent[Any], name: str, *types: type[Any] | None) -> None:
     value = getattr(agent, name)
     if not any(value is None if kind is None else isinstance(value, kind) for kind in types):
-        wanted = " or ".join("None" if kind is None else kind.__name__ for kind in types)
-        raise TypeError(f"Agent {name} must be {wanted}, not {type(value).__name__}: {value!r:.100}")
+        wanted = " or ".join("None" if kind is None else _KINDS[kind] for kind in types)
+        raise TypeError(f"Agent {name} must be {wanted}, got {type(value).__name__}: {value!r:.100}")

@@ -61,7 +61,7 @@ class AgentHooksBase(Generic[TContext, TAgent]):
         """The agent gave the final output."""
 
     async def on_handoff(self, context: RunContextWrapper[TContext], agent: TAgent, source: TAgent) -> None:
-        """The agent takes over from `source`."""
+        """This agent, `source`, hands over to `agent`. (As in the SDK, it is the hooks of `source` that are called.)"""
 
     async def on_tool_start(self, context: RunContextWrapper[TContext], agent: TAgent, tool: Any) -> None:
         """Just before a tool of the agent runs. For a function tool, `context` is the call's `ToolContext`."""

@@ -120,8 +120,9 @@ class ItemHelpers:
 
 
 def _content(message: Any) -> list[Any]:
-    """The parts of a message; none for items that are no messages."""
-    return read_field(message, "content") or [] if read_field(message, "type") == "message" else []
+    """The parts of a message; none for items that are no messages. One that was built without validation may have
+    content and no type."""
+    return read_field(message, "content") or [] if read_field(message, "type") in ("message", None) else []
 
 
 def _join(message: Any, kind: str, name: str) -> str:

@@ -36,6 +36,7 @@ __all__ = [
     "get_default_model",
     "get_default_model_settings",
     "gpt_5_reasoning_settings_required",
+    "implicit_model_settings",
     "is_gpt_5_default",
 ]
 
@@ -220,3 +221,8 @@ def get_default_model_settings(model: str | None = None) -> ModelSettings:
         return ModelSettings()
     effort = _GPT_5_EFFORTS.get(_DATE.sub("", name))
     return ModelSettings(reasoning=cast("Any", {"effort": effort} if effort else None), verbosity="low")
+
+
+def implicit_model_settings(model: object) -> ModelSettings:
+    """New settings for an agent or a run that names this model (a name, a model, or None) and no settings."""
+    return get_default_model_settings(model) if model is None or isinstance(model, str) else ModelSettings()

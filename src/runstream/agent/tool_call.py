@@ -9,13 +9,15 @@ through, and the tool's context then says so.
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
+import json
 import logging
 import re
 from typing import TYPE_CHECKING, Any, cast, get_origin, get_type_hints
 
 from runstream.agent.context import RunContextWrapper
-from runstream.agent.function_tool import ToolSource
+from runstream.agent.function_tool import FunctionToolCustomDataContext, ToolSource
 from runstream.clock import Clock, system_clock
 from runstream.errors import ToolTimeoutError, UserError
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from runstream.agent.tool_context import ToolContext
 
 __all__ = [
+    "custom_data_of",
     "invoke_function_tool",
     "maybe_invoke_function_tool_failure_error_function",
     "with_failure_handling",
@@ -113,6 +116,29 @@ async def _call(function_tool: FunctionTool, context: ToolContext[Any], argument
     except (asyncio.CancelledError, GeneratorExit):
         context.mark_cancelled()
         raise
+
+
+async def custom_data_of(
+    *, function_tool: FunctionTool, context: ToolContext[Any], output: Any, raw_item: Any
+) -> dict[str, Any] | None:
+    """What the tool's `custom_data_extractor` says of a call and its output; None where there is none.
+
+    Raises UserError for data that has no JSON form.
+    """
+    extractor = function_tool.custom_data_extractor
+    if extractor is None:
+        return None
+    data = extractor(FunctionToolCustomDataContext(context, function_tool, output, copy.deepcopy(raw_item)))
+    if inspect.isawaitable(data):
+        data = await data
+    if data is None:
+        return None
+    try:
+        return json.loads(json.dumps(dict(data), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"Tool {function_tool.name!r}: custom_data_extractor must return JSON-compatible data, not {data!r:.200}"
+        ) from error
 
 
 def _wants_run_context(invoker: Callable[..., Any]) -> bool:

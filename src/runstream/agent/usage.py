@@ -58,7 +58,7 @@ class Usage:
     """Tokens of the output that were reasoning."""
     total_tokens: int = 0
     request_usage_entries: list[RequestUsage] = field(default_factory=list[RequestUsage])
-    """One entry for each request that used tokens, in order."""
+    """One entry for each request that used tokens or failed, in order."""
 
     def __post_init__(self) -> None:
         self.input_tokens_details = _input_details(self.input_tokens_details)
@@ -79,6 +79,11 @@ class Usage:
             output_tokens_details=read_field(response_usage, "output_tokens_details"),
             total_tokens=_count(response_usage, "total_tokens"),
         )
+
+    @classmethod
+    def of_failed_request(cls) -> Usage:
+        """The usage of a request that failed and told nothing of its tokens: an entry with none."""
+        return cls(requests=1, request_usage_entries=[_request_entry(None)])
 
     def add(self, other: Usage) -> None:
         """Add `other` to this usage, with its entries; a single request with tokens and no entry becomes one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
+from runstream.agent.raw_item import read_field
 from runstream.errors import UserError
 from runstream.models.chat_decode import ChatDecoder, completion_to_response
 from runstream.models.chat_messages import ShouldReplayReasoningContent, content_parts, to_messages
@@ -55,6 +56,12 @@ class Converter:
         fields = message.model_dump(exclude_unset=True)
         response = completion_to_response({"choices": [{"message": fields, "finish_reason": "stop"}]}, decoder)
         return list(response.output)
+
+    @classmethod
+    def maybe_input_message(cls, item: Any) -> Any | None:
+        """The item, if it is a message to the model."""
+        is_message = read_field(item, "type") == "message"
+        return item if is_message and read_field(item, "role") in ("user", "system", "developer") else None
 
     @classmethod
     def extract_all_content(cls, content: Any) -> str | list[dict[str, Any]]:

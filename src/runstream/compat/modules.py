@@ -41,6 +41,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "agents.models.interface": ("runstream.agent.model",),
     "agents.models.multi_provider": ("runstream.models.provider",),
     "agents.models.openai_chatcompletions": ("runstream.models.chat_completions",),
+    "agents.models.openai_client_utils": (
+        "runstream.models.defaults:is_official_openai_base_url is_official_openai_client",
+    ),
     "agents.models.openai_provider": ("runstream.models.provider",),
     "agents.models.openai_responses": ("runstream.models.responses", "runstream.compat.responses"),
     "agents.models.reasoning_content_replay": ("runstream.models.chat_messages",),

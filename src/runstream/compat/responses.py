@@ -50,8 +50,8 @@ class Converter:
         handoffs: Sequence[Handoff[Any, Any]] | None = None,
         model: str | None = None,
     ) -> Any:
-        """The `tool_choice` argument, or the client's `omit`. The keyword arguments change nothing here."""
-        return _or_omit(tool_choice_of(tool_choice))
+        """The `tool_choice` argument, or the client's `omit`. `model` changes nothing here."""
+        return _or_omit(tool_choice_of(tool_choice, tools or (), handoffs or ()))
 
     @classmethod
     def get_response_format(cls, output_schema: AgentOutputSchemaBase | None) -> Any:

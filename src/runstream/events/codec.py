@@ -118,7 +118,7 @@ def decode(record: bytes) -> Event:
             tuple(fields.get("path", ())),
             _decode_data(fields["kind"], fields.get("data")),
         )
-    except (msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not an event record ({error!r}): {record[:200]!r}") from error
 
 

@@ -115,4 +115,4 @@ class Event(msgspec.Struct, eq=False):
     live: Any = None
     """The live object in this process (agent, item, output, exception); never leaves it."""
     frame: bytes | None = None
-    """The JSON bytes that a model's delta arrived in, while they are kept."""
+    """The JSON bytes that a model event arrived in, where it came as such, while they are kept."""

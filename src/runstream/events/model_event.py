@@ -112,8 +112,7 @@ def build_event(fields: dict[str, Any]) -> ResponseStreamEvent:
     known = _DELTAS.get(fields["type"])
     if known is not None:
         event_class, names, has_logprobs = known
-        if "obfuscation" in fields:
-            del fields["obfuscation"]
+        fields.pop("obfuscation", None)
         if has_logprobs:
             logprobs = fields.get("logprobs")
             if logprobs:
@@ -139,6 +138,8 @@ def build_event(fields: dict[str, Any]) -> ResponseStreamEvent:
         _lift_error(fields)
     elif event_class in _WITH_RESPONSE:
         _complete_response(fields)
+    elif event_class is UnknownModelEvent and not isinstance(fields["type"], str):
+        raise TypeError(f"the type of an event is a string, not {fields['type']!r:.50}")
     return cast("ResponseStreamEvent", construct(event_class, fields))
 
 

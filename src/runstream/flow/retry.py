@@ -10,11 +10,12 @@ import inspect
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runstream.agent.model import Model, ModelBatch, ModelRequest
 from runstream.agent.retry import (
+    ModelRetryAdvice,
     ModelRetryAdviceRequest,
     ModelRetryBackoffSettings,
     ModelRetryNormalizedError,
@@ -50,16 +51,19 @@ class RetryPolicy:
 
     def pause_s(self, error: Exception, attempts: int) -> float | None:
         """Seconds to wait before the next attempt, or None where there must be none."""
-        if not is_transient(error):
-            return None
-        asked = retry_after_s(error)
-        if asked is not None:
-            return asked if asked <= self.max_retry_after_s else None
-        return self.backoff_s(attempts)
+        return self.usual_pause_s(error, attempts) if is_transient(error) else None
+
+    def usual_pause_s(self, error: Exception, attempts: int) -> float | None:
+        """Seconds that the server asks for, else the backoff's; None where the server asks for too many."""
+        asked_s = retry_after_s(error)
+        if asked_s is None:
+            return self.backoff_s(attempts)
+        return asked_s if asked_s <= self.max_retry_after_s else None
 
     def backoff_s(self, attempts: int) -> float:
         """Exponential, with up to a quarter taken off at random so that clients do not come back all at once."""
-        delay_s = min(self.initial_delay_s * self.multiplier ** (attempts - 1), self.max_delay_s)
+        # Beyond so many doublings the longest pause is reached, and powers grow too large to compute.
+        delay_s = min(self.initial_delay_s * self.multiplier ** min(attempts - 1, 64), self.max_delay_s)
         return delay_s * (1 - 0.25 * random.random()) if self.jitter else delay_s
 
 
@@ -71,11 +75,11 @@ def is_transient(error: Exception) -> bool:
     import openai
 
     if isinstance(error, openai.APIStatusError):
+        if error.code == "insufficient_quota":
+            return False
         should = error.response.headers.get("x-should-retry")
         if should in ("true", "false"):
             return should == "true"
-        if error.code == "insufficient_quota":
-            return False
         return error.status_code in (408, 409, 429) or error.status_code >= 500
     return isinstance(error, openai.APIConnectionError | ModelStreamTruncated)
 
@@ -109,22 +113,25 @@ def policy_of(settings: ModelRetrySettings | None, model: Model, request: ModelR
         advice = model.get_retry_advice(
             ModelRetryAdviceRequest(error, attempts, stream, request.previous_response_id, request.conversation_id)
         )
-        decision = await evaluate_policy(
-            chosen,
-            RetryPolicyContext(
-                error,
-                attempts,
-                max_retries,
-                stream,
-                _normalized(error),
-                advice,
-                request.previous_response_id,
-                request.conversation_id,
-            ),
+        context = RetryPolicyContext(
+            error,
+            attempts,
+            max_retries,
+            stream,
+            _normalized(error, advice),
+            advice,
+            request.previous_response_id,
+            request.conversation_id,
         )
+        decision = await evaluate_policy(chosen, context)
         if not decision.retry:
             return False
-        return True if decision.delay is None else decision.delay
+        if context.replay_safety == "unsafe" and not decision.approve_unsafe_replay:
+            return False
+        if decision.delay is not None:
+            return decision.delay
+        advised_s = context.normalized.retry_after
+        return True if advised_s is None or retry_after_s(error) is not None else advised_s
 
     return RetryPolicy(
         max_retries=max_retries,
@@ -136,11 +143,11 @@ def policy_of(settings: ModelRetrySettings | None, model: Model, request: ModelR
     )
 
 
-def _normalized(error: Exception) -> ModelRetryNormalizedError:
+def _normalized(error: Exception, advice: ModelRetryAdvice | None) -> ModelRetryNormalizedError:
     import openai
 
     is_timeout = isinstance(error, openai.APITimeoutError)
-    return ModelRetryNormalizedError(
+    found = ModelRetryNormalizedError(
         status_code=getattr(error, "status_code", None),
         error_code=getattr(error, "code", None),
         message=str(error),
@@ -149,6 +156,12 @@ def _normalized(error: Exception) -> ModelRetryNormalizedError:
         is_network_error=isinstance(error, openai.APIConnectionError | ModelStreamTruncated) and not is_timeout,
         is_timeout=is_timeout,
     )
+    if advice is None:
+        return found
+    told = {} if advice.normalized is None else {k: v for k, v in vars(advice.normalized).items() if v}
+    if advice.retry_after is not None:
+        told.setdefault("retry_after", advice.retry_after)
+    return replace(found, **told)
 
 
 async def _pause(policy: RetryPolicy, clock: Clock, error: Exception, attempts: int) -> bool:
@@ -160,7 +173,10 @@ async def _pause(policy: RetryPolicy, clock: Clock, error: Exception, attempts: 
     else:
         decided = policy.decide(error, attempts)
         decision = await decided if inspect.isawaitable(decided) else decided
-        pause_s = policy.backoff_s(attempts) if decision is True else None if decision is False else float(decision)
+        if isinstance(decision, bool):
+            pause_s = policy.usual_pause_s(error, attempts) if decision else None
+        else:
+            pause_s = float(decision)
     if pause_s is None:
         return False
     await clock.sleep(pause_s)

@@ -1,7 +1,8 @@
 """A log in the memory of one process and one event loop.
 
-Recent events are kept as objects. Older stretches of text deltas are kept compactly (text, end offsets, times), from
-which every event can be rebuilt, so that slow and late readers lose nothing and long answers cost little memory.
+Recent events are kept as objects. Older stretches of deltas are kept compactly (text, end offsets, times), and other
+model events as the JSON that they came in; from both every event can be rebuilt, so that slow and late readers lose
+nothing and long answers cost little memory.
 Nobody holds the writer back; beyond `max_events` the oldest go, and a reader that still wants them gets CursorExpired.
 
 Invariant: events in `_blocks`, then `_recent`, are a gapless sequence of seqs from `first_seq` to `last_seq`.
@@ -12,9 +13,11 @@ from __future__ import annotations
 import asyncio
 from array import array
 from bisect import bisect_right
-from operator import itemgetter
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from runstream.errors import CursorExpired, UserError
 from runstream.events.event import MODEL, RUN_END, Event
@@ -134,17 +137,57 @@ class _Texts:
         return events
 
 
+class _Frames:
+    """A stretch of other model events, as the JSON that they arrived in: a tenth of what they take as objects."""
+
+    __slots__ = ("_frames", "_head", "_times", "first_seq")
+
+    def __init__(self, head: Event) -> None:
+        self.first_seq = head.seq
+        self._head = (head.run_id, head.agent, head.attempt, head.path)
+        self._frames: list[bytes] = []
+        self._times = array("d")
+
+    def add(self, event: Event) -> bool:
+        """Take in the next event; False where it does not continue the stretch."""
+        _, agent, attempt, path = self._head
+        if event.frame is None or event.agent != agent or event.attempt != attempt or event.path != path:
+            return False
+        self._frames.append(event.frame)
+        self._times.append(event.at)
+        return True
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def read(self, after: int) -> list[Event]:
+        from runstream.events.model_event import build_event
+
+        run_id, agent, attempt, path = self._head
+        events: list[Event] = []
+        for index in range(max(after + 1 - self.first_seq, 0), len(self._frames)):
+            frame = self._frames[index]
+            data = build_event(msgspec.json.decode(frame))
+            at = self._times[index]
+            events.append(Event(run_id, self.first_seq + index, at, MODEL, agent, attempt, path, data, None, frame))
+        return events
+
+
 class _Objects:
     """A stretch of events that stay what they are."""
 
     __slots__ = ("_events", "first_seq")
 
-    def __init__(self, event: Event) -> None:
-        self.first_seq = event.seq
-        self._events = [event]
+    def __init__(self, head: Event) -> None:
+        self.first_seq = head.seq
+        self._events: list[Event] = []
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Event) -> bool:
+        """Take in the next event; False where it would be better kept as a frame."""
+        if event.frame is not None:
+            return False
         self._events.append(event)
+        return True
 
     def __len__(self) -> int:
         return len(self._events)
@@ -177,7 +220,7 @@ class MemoryLog:
         self.last_seq = 0
         self.sealed = False
         self._max_events = max_events
-        self._blocks: list[_Texts | _Objects] = []
+        self._blocks: list[_Texts | _Frames | _Objects] = []
         self._starts: list[int] = []
         self._recent: list[Event] = []
         self._waiters: list[asyncio.Future[None]] = []
@@ -284,17 +327,18 @@ class MemoryLog:
                 block = _Texts(event)
                 start = block.extend(recent, start)
                 self._add(block)
-            elif isinstance(last, _Objects) and last.first_seq + len(last) == event.seq and len(last) < _STRETCH:
-                last.add(event)
-                start += 1
-            else:
-                self._add(_Objects(event))
-                start += 1
+                continue
+            start += 1
+            fits = isinstance(last, _Frames | _Objects) and len(last) < _STRETCH and last.add(event)
+            if not fits:
+                stretch = _Objects(event) if event.frame is None else _Frames(event)
+                stretch.add(event)
+                self._add(stretch)
         while len(self._blocks) > 1 and self.last_seq + 1 - self._starts[1] >= self._max_events:
             del self._blocks[0], self._starts[0]
             self.first_seq = self._starts[0]
 
-    def _add(self, block: _Texts | _Objects) -> None:
+    def _add(self, block: _Texts | _Frames | _Objects) -> None:
         self._blocks.append(block)
         self._starts.append(block.first_seq)
 

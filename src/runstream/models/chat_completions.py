@@ -13,7 +13,7 @@ from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing,
 from runstream.errors import AgentsException, ModelBehaviorError, ModelStreamFailed, ModelStreamTruncated
 from runstream.models.chat_decode import ChatDecoder, completion_to_response
 from runstream.models.chat_request import create_arguments
-from runstream.models.transport import open_stream
+from runstream.models.transport import ClientSettings, client_for, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -34,7 +34,7 @@ __all__ = ["OpenAIChatCompletionsModel"]
 
 
 class OpenAIChatCompletionsModel(Model):
-    """A model of that name, asked through that client.
+    """A model of that name, asked through that client, or through the running event loop's client of those settings.
 
     `should_replay_reasoning_content` decides for each reasoning item whether it goes back to the model (by default to
     DeepSeek only). `strict_feature_validation` raises UserError where otherwise something that this API cannot express
@@ -44,16 +44,21 @@ class OpenAIChatCompletionsModel(Model):
     def __init__(
         self,
         model: str,
-        openai_client: AsyncOpenAI,
+        openai_client: AsyncOpenAI | ClientSettings,
         should_replay_reasoning_content: ShouldReplayReasoningContent | None = None,
         strict_feature_validation: bool = False,
         buffer_streamed_tool_calls: bool = False,
     ) -> None:
         self.model = model
-        self._client = openai_client
+        self._given_client = openai_client
         self.should_replay_reasoning_content = should_replay_reasoning_content
         self._strict_feature_validation = strict_feature_validation
         self._buffer_streamed_tool_calls = buffer_streamed_tool_calls
+
+    @property
+    def _client(self) -> AsyncOpenAI:
+        given = self._given_client
+        return client_for(given) if isinstance(given, ClientSettings) else given
 
     # The SDK's models take the last three parameters by position, too.
     async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -100,7 +100,7 @@ class ChatDecoder:
             self._usage = usage
         for choice in get("choices") or ():
             if choice.get("index"):
-                self._skip("choices with an index above 0")
+                self._skip("Choices with an index above 0")
                 continue
             reason = choice.get("finish_reason")
             if reason:
@@ -207,8 +207,8 @@ class ChatDecoder:
     def _skip(self, what: str) -> None:
         if self._strict:
             raise UserError(
-                f"The model's answer has {what}, which cannot be expressed. Ask for one choice and for function tools "
-                "only, or turn strict_feature_validation off to ignore them."
+                f"{what} are not supported, and the model's answer has some. Ask for one choice and for function "
+                "tools only, or turn strict_feature_validation off to ignore them."
             )
 
     # Text, refusals and reasoning
@@ -280,7 +280,7 @@ class ChatDecoder:
         entries = cast("list[dict[str, Any]]", deltas if isinstance(deltas, list) else [deltas])
         functions = [entry for entry in entries if entry.get("type") != "custom"]
         if len(functions) < len(entries):
-            self._skip("custom tool calls")
+            self._skip("Custom tool calls")
         for call, arguments in self._calls.take(functions):
             item = self._call_items.get(call)
             if item is not None:

@@ -8,6 +8,7 @@ from runstream.agent.settings import MCPToolChoice
 from runstream.agent.tool import FunctionTool, Tool
 from runstream.errors import UserError
 from runstream.models.chat_messages import ShouldReplayReasoningContent, to_messages
+from runstream.models.defaults import is_official_openai_base_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,7 @@ def create_arguments(
     if request.system_instructions:
         messages.insert(0, {"role": "system", "content": request.system_instructions})
     tools = _tool_params_of(request.tools, request.handoffs)
-    is_openai = bool(base_url and base_url.startswith("https://api.openai.com"))
+    is_openai = base_url is not None and is_official_openai_base_url(base_url)
     optional: dict[str, Any] = {
         **{name: getattr(settings, name) for name in _SAME_NAME},
         "store": True if settings.store is None and is_openai else settings.store,

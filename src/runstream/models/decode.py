@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from runstream.errors import ModelStreamBroken
-from runstream.events.model_event import DELTA_CLASSES, TEXT_DELTA_PREFIX, build_event, text_delta_event
+from runstream.events.model_event import TEXT_DELTA_PREFIX, build_event, text_delta_event
 
 if TYPE_CHECKING:
     from openai.types.responses import ResponseStreamEvent
@@ -22,7 +22,7 @@ _decode_json = msgspec.json.Decoder().decode
 def decode_frames(
     frames: list[SSEFrame],
 ) -> tuple[list[ResponseStreamEvent], list[bytes | None], ModelStreamBroken | None]:
-    """The events of the frames of one read, and beside each the JSON bytes it came from (kept for deltas only).
+    """The events of the frames of one read, and beside each the JSON bytes it came from.
 
     A `[DONE]` frame, which some servers add, is skipped. At a frame that is no JSON object with a `type` decoding
     stops: the third value is the error to raise once the events before it were handed on.
@@ -30,7 +30,7 @@ def decode_frames(
     events: list[ResponseStreamEvent] = []
     kept: list[bytes | None] = []
     add_event, add_frame = events.append, kept.append
-    decode_json, text_delta, build, deltas = _decode_json, text_delta_event, build_event, DELTA_CLASSES
+    decode_json, text_delta, build = _decode_json, text_delta_event, build_event
     for frame in frames:
         data = frame.data
         try:
@@ -42,7 +42,7 @@ def decode_frames(
                 except msgspec.ValidationError:
                     pass  # a text delta with fields that the API's own do not have
             event = build(decode_json(data))
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             if data == b"[DONE]":
                 continue
             broken = ModelStreamBroken(
@@ -51,5 +51,5 @@ def decode_frames(
             broken.__cause__ = error
             return events, kept, broken
         add_event(event)
-        add_frame(data if event.__class__ in deltas else None)
+        add_frame(data)
     return events, kept, None

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from runstream.errors import UserError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-__all__ = ["set_default_openai_api", "set_default_openai_client", "set_default_openai_key"]
+__all__ = [
+    "is_official_openai_base_url",
+    "is_official_openai_client",
+    "set_default_openai_api",
+    "set_default_openai_client",
+    "set_default_openai_key",
+]
 
 
 class Defaults:
@@ -43,3 +50,14 @@ def set_default_openai_api(api: Literal["chat_completions", "responses"]) -> Non
     if api not in ("chat_completions", "responses"):
         raise UserError(f"the API must be 'responses' or 'chat_completions', not {api!r}")
     defaults.use_responses = api == "responses"
+
+
+def is_official_openai_base_url(base_url: object, *, websocket: bool = False) -> bool:
+    """Whether requests to this address go to OpenAI itself, encrypted."""
+    parts = urlsplit(str(base_url))
+    return parts.scheme == ("wss" if websocket else "https") and parts.hostname == "api.openai.com"
+
+
+def is_official_openai_client(client: AsyncOpenAI) -> bool:
+    """Whether the client's requests go to OpenAI itself."""
+    return is_official_openai_base_url(getattr(client, "base_url", None))

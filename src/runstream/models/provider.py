@@ -12,6 +12,8 @@ from runstream.models.defaults import defaults
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+    from runstream.models.transport import ClientSettings
+
 __all__ = ["MultiProvider", "MultiProviderMap", "OpenAIProvider"]
 
 
@@ -39,8 +41,13 @@ class OpenAIProvider(ModelProvider):
         responses_websocket_options: Any | None = None,
         buffer_streamed_tool_calls: bool = False,
     ) -> None:
-        if openai_client is not None and (api_key is not None or base_url is not None):
-            raise UserError("give OpenAIProvider either openai_client, or api_key and base_url, not both")
+        if openai_client is not None and any(
+            option is not None for option in (api_key, base_url, websocket_base_url, organization, project)
+        ):
+            raise UserError(
+                "Don't provide api_key, base_url, websocket_base_url, organization, or project together with "
+                "openai_client: the client has its own"
+            )
         for name, value in (
             ("websocket_base_url", websocket_base_url),
             ("use_responses_websocket", use_responses_websocket),
@@ -59,8 +66,11 @@ class OpenAIProvider(ModelProvider):
         self._buffer_streamed_tool_calls = buffer_streamed_tool_calls
 
     def get_model(self, model_name: str | None) -> Model:
-        """The model. Raises UserError, before any request, where there is no API key. Needs a running event loop,
-        unless a client was given."""
+        """The model. Raises UserError, before any request, where there is no API key.
+
+        Without a client of the caller's the model takes that of the event loop it is called in, so it can be made
+        anywhere and used in several loops, one after the other.
+        """
         name = model_name if model_name is not None else get_default_model()
         client = self._get_client()
         use_responses = defaults.use_responses if self._use_responses is None else self._use_responses
@@ -77,17 +87,17 @@ class OpenAIProvider(ModelProvider):
             buffer_streamed_tool_calls=self._buffer_streamed_tool_calls,
         )
 
-    def _get_client(self) -> AsyncOpenAI:
+    def _get_client(self) -> AsyncOpenAI | ClientSettings:
         if self._client is not None:
             return self._client
         settings = (self._api_key, self._base_url, self._organization, self._project)
         if defaults.client is not None and settings == (None, None, None, None):
             return defaults.client
-        from runstream.models.transport import ClientSettings, client_for
+        from runstream.models.transport import ClientSettings, check_key
 
-        return client_for(
-            ClientSettings(self._api_key or defaults.api_key, self._base_url, self._organization, self._project)
-        )
+        chosen = ClientSettings(self._api_key or defaults.api_key, self._base_url, self._organization, self._project)
+        check_key(chosen)
+        return chosen
 
 
 class MultiProviderMap:

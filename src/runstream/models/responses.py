@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.handoff import Handoff
@@ -14,7 +15,7 @@ from runstream.agent.tool import Tool
 from runstream.errors import ModelStreamFailed
 from runstream.models.decode import decode_frames
 from runstream.models.responses_request import create_arguments
-from runstream.models.transport import open_stream
+from runstream.models.transport import ClientSettings, clear_errors, client_for, open_stream
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -25,15 +26,22 @@ __all__ = ["OpenAIResponsesModel"]
 
 
 class OpenAIResponsesModel(Model):
-    """A model of that name, asked through that client.
+    """A model of that name, asked through that client, or through the running event loop's client of those settings.
 
     With `model_is_explicit=False` the name is left out of requests that use a stored prompt, which names its own.
     """
 
-    def __init__(self, model: str, openai_client: AsyncOpenAI, *, model_is_explicit: bool = True) -> None:
+    def __init__(
+        self, model: str, openai_client: AsyncOpenAI | ClientSettings, *, model_is_explicit: bool = True
+    ) -> None:
         self.model = model
-        self._client = openai_client
+        self._given_client = openai_client
         self._model_is_explicit = model_is_explicit
+
+    @property
+    def _client(self) -> AsyncOpenAI:
+        given = self._given_client
+        return client_for(given) if isinstance(given, ClientSettings) else given
 
     async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]  # positional, as in the SDK
         self,
@@ -62,9 +70,13 @@ class OpenAIResponsesModel(Model):
             prompt,
         )
         arguments = create_arguments(self.model, request, stream=False, model_is_explicit=self._model_is_explicit)
-        response = cast("Response", await cast("Any", self._client.responses).create(**arguments))
+        with clear_errors():
+            response = cast("Response", await cast("Any", self._client.responses).create(**arguments))
         _check_complete(response)
-        return ModelResponse.from_response(response)
+        answer = ModelResponse.from_response(response)
+        if model_settings.preserve_raw_usage and response.usage is not None:
+            answer.raw_usage = response.usage.model_dump()
+        return answer
 
     @streams_in_batches("stream_batches")
     async def stream_response(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -103,9 +115,19 @@ class OpenAIResponsesModel(Model):
 
     async def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
         """The same, as one batch for each read from the network."""
-        arguments = create_arguments(self.model, request, stream=True, model_is_explicit=self._model_is_explicit)
-        create = self._client.responses.with_streaming_response.create
-        async with open_stream(self._client, create, arguments) as body:
+        responses: Any = self._client.responses
+        streaming = getattr(responses, "with_streaming_response", None)
+        if streaming is None:
+            arguments = create_arguments(self.model, request, stream=True, model_is_explicit=self._model_is_explicit)
+            async with aclosing(_read_events(await responses.create(**arguments))) as batches:
+                async for batch in batches:
+                    yield batch
+            return
+        async with open_stream(
+            self._client,
+            streaming.create,
+            create_arguments(self.model, request, stream=True, model_is_explicit=self._model_is_explicit),
+        ) as body:
             async for frames in body:
                 events, kept, broken = decode_frames(frames)
                 if events:
@@ -118,18 +140,30 @@ class OpenAIResponsesModel(Model):
 
 
 def _check_complete(response: Response) -> None:
-    if response.status in (None, "completed"):
+    status = getattr(response, "status", None)  # doubles of the client need not have it
+    if status in (None, "completed"):
         return
-    if response.status == "incomplete":
+    if status == "incomplete":
         reason = response.incomplete_details.reason if response.incomplete_details else None
         raise ModelStreamFailed(
-            f"The model's response is incomplete ({reason or 'no reason given'}).",
+            f"The model's response is incomplete (response.incomplete: {reason or 'no reason given'}).",
             event_type="response.incomplete",
             error_code=reason,
         )
     error = response.error
     raise ModelStreamFailed(
-        f"The model's response has the status {response.status!r}: {error.message if error else 'no error given'}",
-        event_type=f"response.{response.status}",
+        f"The model's response ended with response.{status}: {error.message if error else 'no error given'}",
+        event_type=f"response.{status}",
         error_code=error.code if error else None,
     )
+
+
+async def _read_events(events: Any) -> AsyncGenerator[ModelBatch, None]:
+    """For clients that only have `create`, like doubles and wrappers."""
+    try:
+        async for event in cast("AsyncIterator[ResponseStreamEvent]", events):
+            yield ModelBatch([event], [None])
+    finally:
+        close = getattr(events, "close", None) or getattr(events, "aclose", None)
+        if close is not None:
+            await close()

@@ -79,7 +79,7 @@ def create_arguments(
         arguments["tools"] = tools
     if settings.parallel_tool_calls is not None and (tools or request.prompt is not None):
         arguments["parallel_tool_calls"] = settings.parallel_tool_calls
-    choice = tool_choice_of(settings.tool_choice)
+    choice = tool_choice_of(settings.tool_choice, request.tools, request.handoffs)
     if choice is not None and (tools or isinstance(choice, str)):
         arguments["tool_choice"] = choice
     text = text_format_of(request.output_schema, settings)
@@ -142,6 +142,11 @@ def _tool_param(tool: Tool) -> tuple[dict[str, Any], list[Any]]:
         param.update({name: value for name, value in optional.items() if value is not None})
         return param, []
     if isinstance(tool, FileSearchTool):
+        limit = cast("Any", tool.max_num_results)
+        if limit is not None and (type(limit) is not int or not 0 <= limit <= 50):
+            raise UserError(
+                f"FileSearchTool: max_num_results must be zero, an integer between 1 and 50, or None, not {limit!r}"
+            )
         param = {"type": "file_search", "vector_store_ids": tool.vector_store_ids}
         optional = {
             "max_num_results": tool.max_num_results or None,
@@ -155,14 +160,23 @@ def _tool_param(tool: Tool) -> tuple[dict[str, Any], list[Any]]:
     raise UserError(f"the Responses API has no form for a tool of the type {type(tool).__name__}: {tool!r:.100}")
 
 
-def tool_choice_of(choice: Any) -> str | dict[str, Any] | None:
-    """The `tool_choice` argument: a mode, one of the provider's tools, a hosted MCP tool, or a function by its name."""
+def tool_choice_of(
+    choice: Any, tools: Sequence[Tool] = (), handoffs: Sequence[Handoff[Any, Any]] = ()
+) -> str | dict[str, Any] | None:
+    """The `tool_choice` argument: a mode, one of the provider's tools, a hosted MCP tool, or a function by its name.
+
+    A function among `tools` and `handoffs` that is named like a tool of the provider is meant where that is not there.
+    """
     if choice is None or choice in ("auto", "required", "none"):
         return choice
     if isinstance(choice, MCPToolChoice):
         return {"type": "mcp", **dataclasses.asdict(choice)}
     if isinstance(choice, str):
-        return {"type": choice} if choice in _HOSTED_CHOICES else {"type": "function", "name": choice}
+        hosted = {tool.name for tool in tools if not isinstance(tool, FunctionTool)}
+        ours = {tool.name for tool in tools if isinstance(tool, FunctionTool)}
+        ours.update(handoff.tool_name for handoff in handoffs)
+        is_hosted = choice in _HOSTED_CHOICES and (choice in hosted or choice not in ours)
+        return {"type": choice} if is_hosted else {"type": "function", "name": choice}
     raise UserError(f"tool_choice must be a mode, the name of a tool or an MCPToolChoice, not {choice!r}")
 
 

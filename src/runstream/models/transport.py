@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
 import httpx2
@@ -20,7 +20,15 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from runstream.errors import ModelStreamBroken, ModelStreamTruncated, UserError
 from runstream.wire.sse import SSEDecoder, SSEFrame
 
-__all__ = ["ClientSettings", "StreamBody", "client_for", "open_stream"]
+__all__ = [
+    "ClientSettings",
+    "MissingAPIKey",
+    "StreamBody",
+    "check_key",
+    "clear_errors",
+    "client_for",
+    "open_stream",
+]
 
 # What the official client reads from the environment; part of a client's identity, so that a changed variable is seen.
 _ENVIRONMENT = (
@@ -62,30 +70,49 @@ _own_clients: weakref.WeakSet[AsyncOpenAI] = weakref.WeakSet()
 _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = weakref.WeakKeyDictionary()
 
 
-def client_for(settings: ClientSettings) -> AsyncOpenAI:
-    """The client of the running event loop for these settings, made on first use.
+class MissingAPIKey(UserError, openai.OpenAIError):
+    """There is no API key: misuse, and for programs that know the official client the error that it raises."""
 
-    Raises UserError, before any request, where there is no API key.
-    """
+
+def check_key(settings: ClientSettings) -> None:
+    """Raises MissingAPIKey, before any request, where there is no API key."""
     if not (settings.api_key or os.environ.get("OPENAI_API_KEY")):
-        raise UserError(
+        raise MissingAPIKey(
             "no API key: set the environment variable OPENAI_API_KEY, call set_default_openai_key(...), or pass a "
             "client with set_default_openai_client(...). A local server that needs no key still wants one: any text "
             "will do. To try things out without a key: `runstream endpoint`, or runstream.testing.ScriptedModel."
         )
-    clients = _clients_of(asyncio.get_running_loop())
+
+
+def client_for(settings: ClientSettings) -> AsyncOpenAI:
+    """The client of the running event loop for these settings, made on first use; outside a loop a new one, whose
+    settings can be read.
+
+    Raises MissingAPIKey where there is no API key.
+    """
+    check_key(settings)
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return _new_client(settings)
+    clients = _clients_of(loop)
     key = (settings, tuple(os.environ.get(name) for name in _ENVIRONMENT))
     client = clients.get(key)
     if client is None:
-        client = clients[key] = AsyncOpenAI(
-            api_key=settings.api_key,
-            base_url=settings.base_url,
-            organization=settings.organization,
-            project=settings.project,
-            max_retries=0,
-            http_client=DefaultAioHttpClient(limits=httpx2.Limits(max_connections=_MAX_CONNECTIONS)),
-        )
-        _own_clients.add(client)
+        client = clients[key] = _new_client(settings)
+    return client
+
+
+def _new_client(settings: ClientSettings) -> AsyncOpenAI:
+    client = AsyncOpenAI(
+        api_key=settings.api_key,
+        base_url=settings.base_url,
+        organization=settings.organization,
+        project=settings.project,
+        max_retries=0,
+        http_client=DefaultAioHttpClient(limits=httpx2.Limits(max_connections=_MAX_CONNECTIONS)),
+    )
+    _own_clients.add(client)
     return client
 
 
@@ -110,6 +137,7 @@ async def _close_at_shutdown(clients: _LoopClients) -> AsyncGenerator[None, None
         for client in list(clients.values()):
             await client.close()
         clients.clear()
+        clients.keeper = None  # a generator holds on to its loop, and this would keep the loop for ever
 
 
 class IdleWatch:
@@ -133,11 +161,11 @@ class IdleWatch:
     def begin(self) -> None:
         """A wait begins."""
         self._task = asyncio.current_task()
+        self._quiet = 0
 
     def end(self) -> None:
         """The wait has brought something."""
         self._task = None
-        self._quiet = 0
 
     def close(self) -> None:
         """Nothing is waited for any more."""
@@ -145,9 +173,12 @@ class IdleWatch:
         self._handle.cancel()
 
     def absorb(self) -> bool:
-        """Whether the CancelledError at hand is this watch's doing, and nobody else's as well."""
+        """Whether the CancelledError at hand is this watch's doing, and nobody else's as well. Says so once."""
         task = asyncio.current_task()
-        return self.fired and task is not None and task.uncancel() == 0
+        if not self.fired or task is None:
+            return False
+        self.fired = False
+        return task.uncancel() == 0
 
     def _look(self) -> None:
         self._quiet += 1
@@ -215,6 +246,20 @@ def _truncated(error: Exception) -> ModelStreamTruncated:
     )
 
 
+@contextmanager
+def clear_errors() -> Generator[None, None, None]:
+    """Around a request: the client's aiohttp transport takes a connection that was refused, or a host that does not
+    exist, for a time-out. Raises openai.APIConnectionError, which says so, instead."""
+    try:
+        yield
+    except openai.APITimeoutError as error:
+        reason = error.__cause__
+        origin = None if reason is None else reason.__cause__
+        if isinstance(origin, OSError) and not isinstance(origin, TimeoutError):
+            raise openai.APIConnectionError(message=f"Connection error: {reason}", request=error.request) from reason
+        raise
+
+
 @asynccontextmanager
 async def open_stream(
     client: AsyncOpenAI, create: Callable[..., Any], arguments: dict[str, Any]
@@ -246,7 +291,8 @@ async def open_stream(
     response: httpx2.Response | None = None
     try:
         # The client's own response holds on to the whole request; of it only the body is of use from here on.
-        opened = await create(**direct, extra_body=body).__aenter__()
+        with clear_errors():
+            opened = await create(**direct, extra_body=body).__aenter__()
         response = streaming = opened.http_response
         del opened, body, direct, arguments
         if watch is not None:

@@ -124,4 +124,4 @@ def _count(number: int, noun: str) -> str:
 
 
 def _rounded(rate: float) -> str:
-    return f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
+    return f"{rate:.1f}" if rate < 10 else f"{rate:,.0f}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 import unicodedata
 from typing import TYPE_CHECKING, Any, cast
 
@@ -77,7 +78,7 @@ def _escaped(found: re.Match[str]) -> str:
 class TerminalRenderer:
     """Feed it a run's events in order; write what it returns, as it is.
 
-    `width` is the terminal's number of columns: texts are then wrapped between words, and tools' lines cut. Without it
+    `width` is the terminal's number of columns: all is then wrapped between words, but tools' lines are cut. Without it
     (a file, a pipe) texts stay as they are. Texts of nested agents are not shown, their tools are.
     """
 
@@ -120,6 +121,8 @@ class TerminalRenderer:
         shown = one_line(text)
         if label == "tool":
             shown = _cut(shown, self._line_columns)
+        elif self._screen is not None:
+            shown = f"\n{'':{_LABEL_COLUMNS}}".join(textwrap.wrap(shown, self._line_columns))
         head = f"{label:<{_LABEL_COLUMNS}}"
         if self._color:
             head = click.style(head, **_LABEL_STYLES.get(label, {}))
@@ -195,10 +198,11 @@ class TerminalRenderer:
         spaces, self._spaces = self._spaces, ""
         size = _columns(piece)
         if self._column and spaces and self._column + len(spaces) + size > columns:
-            self._column = size
-            return f"\n{piece}"
+            self._column, spaces = 0, "\n"
+        else:
+            self._column += len(spaces)
         # What is wider than the screen is wrapped by the terminal.
-        self._column = (self._column + len(spaces) + size - 1) % screen + 1
+        self._column = (self._column + size - 1) % screen + 1
         return f"{spaces}{piece}"
 
     def _end_text(self) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import math
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, cast
 
 from runstream.agent.agent import Agent
@@ -57,6 +57,8 @@ _EVENT_NAMES: dict[str, str] = {
     "mcp_list_tools_item": "mcp_list_tools",
 }
 
+_FAILURES = frozenset(("response.failed", "response.incomplete", "error"))
+
 # Tasks of the runs that are under way: an event loop holds its tasks only weakly.
 _running: set[asyncio.Task[Any]] = set()
 
@@ -65,9 +67,14 @@ class RunTask(asyncio.Task[None]):
     """The task of a run, which knows whether anybody waits for it: such a run is not abandoned."""
 
     claimed = False
+    awaited = False
+    """Whether somebody awaits the task itself, and thus the end of the run: no turn waits for a reader any more."""
+    on_await: Callable[[], None] | None = None
 
     def __await__(self) -> Any:
-        self.claimed = True
+        self.claimed = self.awaited = True
+        if self.on_await is not None:
+            self.on_await()
         return super().__await__()
 
     def add_done_callback(self, fn: Any, /, *, context: contextvars.Context | None = None) -> None:
@@ -133,6 +140,8 @@ class ActiveRun:
         self.turn = 0
         self.attempt = 0
         self.final_output: Any = None
+        self.filtered: tuple[int, tuple[RunItem, ...]] | None = None
+        """After a handoff's filter: the items that it left, in the place of so many of `items`."""
         self.error: BaseException | None = None
         self.cancel_mode: CancelMode | None = None
         self.task: RunTask | None = None
@@ -148,8 +157,27 @@ class ActiveRun:
     def start(self, drive: Coroutine[Any, Any, None]) -> None:
         """Begin, as a task of the running event loop."""
         self.task = RunTask(drive, loop=asyncio.get_running_loop(), name=f"runstream {self.run_id}")
+        self.task.on_await = self._open_gate
         _running.add(self.task)
-        asyncio.Task[None].add_done_callback(self.task, _running.discard)
+        asyncio.Task[None].add_done_callback(self.task, self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        cast("RunTask", task).on_await = None  # so that a result that is dropped is gone at once
+        _running.discard(task)
+        if self.ended or task is not self.task:
+            return
+        # Cancelled before its first step, the task never entered `drive`: nobody else ends the log then.
+        if self.log.last_seq == 0:
+            self.emit_start()
+        error = None if task.cancelled() else task.exception()
+        self.seal("cancelled" if error is None else "failed", error)
+
+    def check_loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop. Raises UserError where the run goes on in another one: it cannot wake who waits here."""
+        loop = asyncio.get_running_loop()
+        if self.task is not None and not self.ended and self.task.get_loop() is not loop:
+            raise UserError("this run goes on in another event loop: read it there")
+        return loop
 
     @property
     def ended(self) -> bool:
@@ -161,6 +189,16 @@ class ActiveRun:
         """Whether an immediate cancel was asked for: the SDK's view yields nothing more."""
         return self.cancel_mode == "immediate"
 
+    @property
+    def omits_reasoning_ids(self) -> bool:
+        """Whether input items of this run leave out the ids of reasoning."""
+        return self.config.reasoning_item_id_policy == "omit"
+
+    @property
+    def stops_after_turn(self) -> bool:
+        """Whether the turn that is under way is to be the last one."""
+        return self.cancel_mode == "after_turn"
+
     def cancel(self, mode: CancelMode) -> None:
         """Ask for the end: at once, or after this turn. Does nothing once the run has ended."""
         if mode not in ("immediate", "after_turn"):
@@ -170,7 +208,7 @@ class ActiveRun:
         self.cancel_mode = mode
         # A task that has not begun never enters its body when it is cancelled: the loop looks at the mode instead.
         if mode == "immediate" and self.begun and self.task is not None:
-            self.task.cancel()
+            _cancel(self.task)
 
     def error_told(self) -> None:
         """A reader has told the caller how the run ended: asyncio need not report the error as never retrieved."""
@@ -179,6 +217,7 @@ class ActiveRun:
 
     async def wait_ended(self) -> None:
         """Return once `run.end` is written. Never raises the run's error."""
+        self.check_loop()
         self._waiters += 1
         self._open_gate()
         try:
@@ -209,6 +248,8 @@ class ActiveRun:
         """Wait until the caller's first open iterator has been handed everything, so that it can still cancel."""
         reader = self._pacing_reader()
         if reader is None or reader.cursor >= self.log.last_seq or self._waiters:
+            return
+        if self.task is not None and self.task.awaited:
             return
         self._gate = asyncio.get_running_loop().create_future()
         self.gate_seq = self.log.last_seq
@@ -254,16 +295,23 @@ class ActiveRun:
         data = ItemAdded(_EVENT_NAMES.get(item.type, item.type), item.type, item.raw_item)
         self.fold.apply(self.log.append(ITEM, self.now(), self.agent.name, data, live=item))
 
-    def emit_batch(self, batch: ModelBatch, deltas: frozenset[type[Any]]) -> None:
-        """The events of one read from the model. `deltas` are the classes that the fold need not see."""
+    def emit_batch(self, batch: ModelBatch, deltas: frozenset[type[Any]]) -> Any | None:
+        """The events of one read from the model. `deltas` are the classes that the fold need not see.
+
+        Returns the event that says that the response failed, if there is one.
+        """
+        failed: Any = None
         first = self.log.last_seq + 1
         events = batch.events
         self.log.extend_model(self.clock.now(), self.agent.name, self.attempt, (), events, batch.frames)
         for index, event in enumerate(events):
             if event.__class__ not in deltas:
                 self.fold.apply_model(event, first + index)
+                if failed is None and event.type in _FAILURES:
+                    failed = event
             elif self.fold.response_seq is None:
                 self.fold.response_seq = first + index
+        return failed
 
     def emit_response(self, event: Any, response: Any) -> None:
         """The one event of a model call that was not streamed."""
@@ -291,7 +339,7 @@ class ActiveRun:
         if error is not None:
             code, retryable = getattr(error, "code", None), getattr(error, "retryable", False)
             info = ErrorInfo(
-                type(error).__name__, str(error), code if isinstance(code, str) else None, retryable is True
+                type(error).__name__, _text_of(error), code if isinstance(code, str) else None, retryable is True
             )
         usage = self.context.usage
         counts = {
@@ -321,3 +369,24 @@ class ActiveRun:
     def items(self) -> Sequence[RunItem]:
         """The run items so far, in the order of the log."""
         return self.fold.items
+
+
+def _cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel a task from wherever this is called: a plain `for` reads a run that another thread's loop drives."""
+    loop = task.get_loop()
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop:
+        task.cancel()
+    elif not loop.is_closed():
+        loop.call_soon_threadsafe(task.cancel)
+
+
+def _text_of(error: BaseException) -> str:
+    """The error's message; a class that fails to tell it must not keep `run.end` from being written."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"(its message cannot be shown: {type(failure).__name__})"

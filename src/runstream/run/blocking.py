@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import queue
+import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from types import TracebackType
 from typing import Any, TypeVar
 
 from runstream.errors import UserError
@@ -24,22 +24,8 @@ def run_blocking(work: Coroutine[Any, Any, _T]) -> _T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    outcome: list[_T] = []
-    errors: list[BaseException] = []
-    context = contextvars.copy_context()
-
-    def target() -> None:
-        try:
-            outcome.append(context.run(asyncio.run, work))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=target, name="runstream run_sync", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return outcome[0]
+    with _LoopThread("runstream run_sync") as loop:
+        return loop.run(work)
 
 
 def iterate(open_reader: Callable[[], StreamReader], run: ActiveRun) -> Iterator[StreamEvent]:
@@ -52,8 +38,8 @@ def iterate(open_reader: Callable[[], StreamReader], run: ActiveRun) -> Iterator
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _iterate_here(open_reader)
-    return _iterate_in_thread(open_reader)
+        return _iterate_here(open_reader, run)
+    return _iterate_in_thread(open_reader, run)
 
 
 def _withdraw(run: ActiveRun) -> bool:
@@ -61,72 +47,83 @@ def _withdraw(run: ActiveRun) -> bool:
     task = run.task
     if task is None or run.begun:
         return False
-    task.cancel()
     run.task = None
+    task.cancel()
     return True
 
 
-def _iterate_here(open_reader: Callable[[], StreamReader]) -> Iterator[StreamEvent]:
+def _iterate_here(open_reader: Callable[[], StreamReader], run: ActiveRun) -> Iterator[StreamEvent]:
     with asyncio.Runner() as runner:
-        reader = open_reader()
-        try:
-            while True:
-                try:
-                    event = runner.run(_next(reader))
-                except StopAsyncIteration:
-                    return
-                yield event
-        finally:
-            runner.run(reader.aclose())
+        yield from _events(runner.run, open_reader, run)
 
 
-async def _next(reader: Any) -> Any:
+def _iterate_in_thread(open_reader: Callable[[], StreamReader], run: ActiveRun) -> Iterator[StreamEvent]:
+    # The loop of this thread cannot go on while a plain `for` holds it, so the run gets a thread.
+    with _LoopThread("runstream for") as loop:
+        yield from _events(loop.run, open_reader, run)
+
+
+def _events(
+    wait_for: Callable[[Coroutine[Any, Any, Any]], Any], open_reader: Callable[[], StreamReader], run: ActiveRun
+) -> Iterator[StreamEvent]:
+    reader = open_reader()
+    try:
+        while True:
+            try:
+                event = wait_for(_next(reader))
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        wait_for(_leave(reader, run))
+
+
+async def _next(reader: StreamReader) -> StreamEvent:
     return await anext(reader)
 
 
-def _iterate_in_thread(open_reader: Callable[[], StreamReader]) -> Iterator[StreamEvent]:
-    # The loop of this thread cannot go on while a plain `for` holds it, so the run gets a thread. The queue is short:
-    # the reader there waits for the caller here, and the run's log keeps what comes meanwhile.
-    events: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=64)
-    stopped = threading.Event()
-    context = contextvars.copy_context()
+async def _leave(reader: StreamReader, run: ActiveRun) -> None:
+    await reader.aclose()
+    if run.config.on_abandon == "detach":
+        # The run is to finish, and its loop ends with the `for`.
+        await run.wait_ended()
 
-    def put(entry: tuple[str, Any]) -> bool:
-        while not stopped.is_set():
-            try:
-                events.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
 
-    async def read() -> None:
-        reader = open_reader()
+class _LoopThread:
+    """An event loop that goes on in a thread of its own, as long as the `with` block lasts."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+        self._stopped = asyncio.Event()
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of the coroutine, which runs in that loop, in the caller's context."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            async for event in reader:
-                if not put(("event", event)):
-                    break
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise asyncio.CancelledError from None
         finally:
-            await reader.aclose()
+            # Only an interrupt of this thread (Ctrl-C) ends the waiting before the work.
+            future.cancel()
 
-    def target() -> None:
-        try:
-            context.run(asyncio.run, read())
-        except BaseException as error:
-            put(("error", error))
-        else:
-            put(("end", None))
+    def _main(self) -> None:
+        with asyncio.Runner() as runner:
+            self._started.set_result(runner.get_loop())
+            runner.run(self._wait_stopped())
 
-    thread = threading.Thread(target=target, name="runstream for", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = events.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-    finally:
-        stopped.set()
-        thread.join()
+    async def _wait_stopped(self) -> None:
+        await self._stopped.wait()
+
+    def __enter__(self) -> _LoopThread:
+        self._thread.start()
+        self._loop = self._started.result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # Leaving its loop cancels what is left there and waits for it.
+        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()

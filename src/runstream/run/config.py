@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
 
 from runstream.agent.agent import Agent
@@ -99,6 +100,7 @@ class ToolExecutionConfig:
             raise ValueError(f"tool_execution.max_function_tool_concurrency must be at least 1, not {limit}")
 
 
+@cache
 def _default_model_provider() -> ModelProvider:
     from runstream.models.provider import MultiProvider
 

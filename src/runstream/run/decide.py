@@ -59,8 +59,10 @@ class Toolbox:
         on_collision: str = "error",
     ) -> None:
         self.collisions: list[str] = []
-        by_name: dict[str, Tool] = {}
+        by_name: dict[str, FunctionTool] = {}
         for tool in tools:
+            if not isinstance(tool, FunctionTool):
+                continue  # the provider's own tools of one kind share their name, which nobody looks up
             if tool.name in by_name:
                 self._collide(f"Agent {agent.name!r} has two tools of the name {tool.name!r}", on_collision)
             by_name[tool.name] = tool
@@ -73,8 +75,8 @@ class Toolbox:
                 )
             self.handoffs[handoff.tool_name] = handoff
             by_name.pop(handoff.tool_name, None)
-        self.tools = list(by_name.values())
-        self.functions = {name: tool for name, tool in by_name.items() if isinstance(tool, FunctionTool)}
+        self.tools = [tool for tool in tools if not isinstance(tool, FunctionTool) or by_name.get(tool.name) is tool]
+        self.functions = by_name
 
     def _collide(self, what: str, on_collision: str) -> None:
         if on_collision == "error":
@@ -119,6 +121,11 @@ class Plan:
     """Why the response cannot be carried out; its items are kept all the same."""
     used_tools: bool = False
     """Whether the model called any tool, ours or one that the provider ran."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the model neither said nor called anything."""
+        return not self.used_tools and not any(isinstance(item, MessageOutputItem) for item in self.items)
 
 
 def plan_of(agent: Agent[Any], toolbox: Toolbox, response: ModelResponse) -> Plan:

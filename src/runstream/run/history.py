@@ -28,8 +28,10 @@ __all__ = [
     "Conversation",
     "cancelled_output",
     "input_items_of",
+    "latest_of_each",
     "open_calls",
     "partial_messages",
+    "without_orphans",
 ]
 
 CANCELLED_OUTPUT = "cancelled: the run ended before this call had a result."
@@ -76,7 +78,7 @@ class Conversation:
         auto_previous_response_id: bool,
         omit_reasoning_ids: bool,
     ) -> None:
-        self.base = list(base)
+        self.base = _without_reasoning_ids(base) if omit_reasoning_ids else list(base)
         """Input items that the run began with."""
         self._omit_reasoning_ids = omit_reasoning_ids
         self._pending = 0
@@ -111,10 +113,54 @@ class Conversation:
 
     def replace(self, base: Sequence[TResponseInputItem], items: Sequence[RunItem]) -> None:
         """A handoff's filter has changed what the next agent sees."""
-        self.base = list(base)
-        """Input items that the run began with."""
+        self.base = _without_reasoning_ids(base) if self._omit_reasoning_ids else list(base)
         self.items = list(items)
         self._pending = 0
+
+
+def _without_reasoning_ids(items: Iterable[TResponseInputItem]) -> list[TResponseInputItem]:
+    kept = [dict(cast("dict[str, Any]", item)) for item in items]
+    for item in kept:
+        if item.get("type") == "reasoning":
+            item.pop("id", None)
+    return cast("list[TResponseInputItem]", kept)
+
+
+def without_orphans(items: Sequence[TResponseInputItem]) -> list[TResponseInputItem]:
+    """The items of a stored conversation without outputs whose call is missing (a limit cut it off): a provider
+    refuses them."""
+    calls: set[Any] = set()
+    kept: list[TResponseInputItem] = []
+    for item in items:
+        kind = read_field(item, "type")
+        if kind == "function_call":
+            calls.add(read_field(item, "call_id"))
+        elif kind == "function_call_output" and read_field(item, "call_id") not in calls:
+            continue
+        kept.append(item)
+    return kept
+
+
+def latest_of_each(items: Sequence[TResponseInputItem]) -> list[TResponseInputItem]:
+    """Of several items with one id the latest, which a provider wants only once: calls and others in the place of the
+    first, before what follows from them; outputs in the place of the last, after their call."""
+    latest: dict[tuple[Any, Any], TResponseInputItem] = {}
+    last: dict[tuple[Any, Any], int] = {}
+    keys: list[tuple[Any, Any] | None] = []
+    for index, item in enumerate(items):
+        kind = read_field(item, "type")
+        name = read_field(item, "call_id") or read_field(item, "id")
+        key = (kind, name) if isinstance(kind, str) and name else None
+        keys.append(key)
+        if key is not None:
+            latest[key], last[key] = item, index
+    kept: list[TResponseInputItem] = []
+    for index, (key, item) in enumerate(zip(keys, items, strict=True)):
+        if key is None:
+            kept.append(item)
+        elif key in latest and (not key[0].endswith("_output") or last[key] == index):
+            kept.append(latest.pop(key))
+    return kept
 
 
 def open_calls(items: Iterable[Any]) -> list[ToolCallItem | HandoffCallItem]:

@@ -21,8 +21,8 @@ from runstream.events.event import RunStatus
 from runstream.run.active import ActiveRun
 from runstream.run.decide import Final, Plan, RunAgain, Toolbox, decide_end, plan_of
 from runstream.run.error_handlers import RunErrorData, RunErrorHandlerInput, RunErrorHandlerResult, handle_error
-from runstream.run.history import Conversation, cancelled_output, input_items_of, open_calls
-from runstream.run.model_call import call_model, model_of, request_of, settings_of
+from runstream.run.history import Conversation, cancelled_output, input_items_of, open_calls, without_orphans
+from runstream.run.model_call import call_model, input_of, model_of, request_of, settings_of
 from runstream.run.scope import settle
 from runstream.run.tools import (
     answer_unknown_calls,
@@ -83,10 +83,12 @@ def _uncancel() -> None:
 async def _wind_up(run: ActiveRun, keeper: SessionKeeper) -> None:
     """Stop what still runs, complete the history so that the next turn works with it, and save it."""
     await run.scope.close()
-    run.emit_partial()
-    for call in open_calls(run.items):
-        run.emit_item(cancelled_output(call))
-    await keeper.save(last=True)
+    try:
+        run.emit_partial()
+    finally:
+        for call in open_calls(run.items):
+            run.emit_item(cancelled_output(call))
+        await keeper.save(last=True)
 
 
 class SessionKeeper:
@@ -96,6 +98,7 @@ class SessionKeeper:
         self._run = run
         self._input: list[TResponseInputItem] = []
         self._saved = 0
+        self._failed = False
         self._writing: asyncio.Task[None] | None = None
 
     async def prepare(self) -> list[TResponseInputItem]:
@@ -110,7 +113,7 @@ class SessionKeeper:
         else:
             settings = run.config.session_settings
         limit = settings.limit if settings is not None else None
-        history = await (session.get_items() if limit is None else session.get_items(limit=limit))
+        history = without_orphans(await (session.get_items() if limit is None else session.get_items(limit=limit)))
         callback = run.config.session_input_callback
         self._input = new
         if callback is None:
@@ -128,10 +131,11 @@ class SessionKeeper:
     async def save(self, *, last: bool = False) -> None:
         """Write what is new since the last save: the input first, then the items.
 
-        A cancellation of the run does not cut a write in two: it goes on, and the `last` save waits for it.
+        A cancellation of the run does not cut a write in two: it goes on, and the `last` save waits for it. After a
+        write that failed there is none any more: what comes later makes no sense without it.
         """
         run, session = self._run, self._run.session
-        if session is None:
+        if session is None or self._failed:
             return
         if self._writing is not None:
             writing, self._writing = self._writing, None
@@ -144,7 +148,11 @@ class SessionKeeper:
         if not new:
             return
         self._writing = asyncio.get_running_loop().create_task(_write(session, new))
-        await (self._writing if last else asyncio.shield(self._writing))
+        try:
+            await (self._writing if last else asyncio.shield(self._writing))
+        except Exception:
+            self._failed = True
+            raise
         self._writing = None
 
 
@@ -153,13 +161,17 @@ async def _write(session: Session, items: list[TResponseInputItem]) -> None:
 
 
 async def _take_turns(run: ActiveRun, keeper: SessionKeeper) -> RunStatus:
+    if run.stops_after_turn:
+        # Asked for before there was a turn: there is to be none.
+        run.emit_agent(run.starting_agent)
+        return "cancelled"
     base = await keeper.prepare()
     conversation = Conversation(
         base,
         previous_response_id=run.previous_response_id,
         conversation_id=run.conversation_id,
         auto_previous_response_id=run.auto_previous_response_id,
-        omit_reasoning_ids=run.config.reasoning_item_id_policy == "omit",
+        omit_reasoning_ids=run.omits_reasoning_ids,
     )
     run.emit_agent(run.starting_agent)
     await keeper.save()
@@ -182,7 +194,7 @@ async def _take_turns(run: ActiveRun, keeper: SessionKeeper) -> RunStatus:
             return "completed"
         await keeper.save()
         await run.pause_between_turns()
-        if run.cancel_mode == "after_turn":
+        if run.stops_after_turn:
             return "cancelled"
         if run.agent is not agent:
             await _agent_starts(run, conversation)
@@ -203,19 +215,22 @@ async def _take_turn(
 ) -> _Outcome:
     agent = run.agent
     schema = output_schema_of(agent.output_type)
+    told, prompt = await input_of(run, conversation)
     toolbox = await _toolbox_of(run, agent)
-    request = await request_of(run, toolbox, schema, conversation, settings_of(run, agent, tools_used=tools_used))
+    settings = settings_of(run, agent, tools_used=tools_used)
+    request = await request_of(run, told, prompt, toolbox, schema, conversation, settings)
     model = model_of(run, agent)
     input_items = cast("list[TResponseInputItem]", list(request.input))
     await call_hooks(
-        run.hooks and run.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
-        agent.hooks and agent.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
+        run.hooks is not None and run.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
+        agent.hooks is not None
+        and agent.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
     )
     response = await call_model(run, model, request)
     run.context.usage.add(response.usage)
     await call_hooks(
-        run.hooks and run.hooks.on_llm_end(run.context, agent, response),
-        agent.hooks and agent.hooks.on_llm_end(run.context, agent, response),
+        run.hooks is not None and run.hooks.on_llm_end(run.context, agent, response),
+        agent.hooks is not None and agent.hooks.on_llm_end(run.context, agent, response),
     )
     first_item = len(run.items)
     plan = plan_of(agent, toolbox, response)
@@ -271,6 +286,9 @@ async def _end_of_turn(
 ) -> Final | None:
     try:
         end = decide_end(plan, schema)
+        if isinstance(end, RunAgain) and plan.is_empty and "invalid_final_output" in (run.error_handlers or {}):
+            # Without a handler the model is asked again, which a handler is there to avoid.
+            raise ModelBehaviorError("The model gave no output, though one of the output type was due")
     except ModelRefusalError as error:
         final = await _handled(run, "model_refusal", error, base)
         if final is None:
@@ -327,7 +345,7 @@ def _message_of(agent: Agent[Any], output: Any) -> MessageOutputItem:
 def _json_text(value: Any) -> str:
     import json
 
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 async def _agent_starts(run: ActiveRun, conversation: Conversation) -> None:
@@ -337,8 +355,8 @@ async def _agent_starts(run: ActiveRun, conversation: Conversation) -> None:
     run.context.turn_input = cast("list[Any]", conversation.next_input())
     context = _hook_context(run)
     await call_hooks(
-        run.hooks and run.hooks.on_agent_start(context, agent),
-        agent.hooks and agent.hooks.on_start(context, agent),
+        run.hooks is not None and run.hooks.on_agent_start(context, agent),
+        agent.hooks is not None and agent.hooks.on_start(context, agent),
     )
 
 
@@ -347,8 +365,8 @@ async def _finish(run: ActiveRun, final: Final) -> None:
     run.final_output = final.output
     context = _hook_context(run)
     await call_hooks(
-        run.hooks and run.hooks.on_agent_end(context, agent, final.output),
-        agent.hooks and agent.hooks.on_end(context, agent, final.output),
+        run.hooks is not None and run.hooks.on_agent_end(context, agent, final.output),
+        agent.hooks is not None and agent.hooks.on_end(context, agent, final.output),
     )
 
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.items import ModelResponse
-from runstream.agent.model import Model, ModelRequest, ModelTracing, open_batches
+from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, open_batches
 from runstream.agent.output import AgentOutputSchemaBase
-from runstream.agent.settings import ModelSettings
+from runstream.agent.settings import ModelSettings, implicit_model_settings
 from runstream.agent.usage import Usage
+from runstream.clock import Clock
 from runstream.errors import ModelStreamFailed, ModelStreamTruncated, ModelTimeoutError, UserError
 from runstream.flow.retry import RetryPolicy, policy_of, retry_call, retry_stream
 from runstream.run.active import ActiveRun
 from runstream.run.config import CallModelData, ModelInputData
 from runstream.run.decide import Toolbox
-from runstream.run.history import Conversation
+from runstream.run.history import Conversation, latest_of_each
 
-__all__ = ["call_model", "model_of", "request_of"]
+__all__ = ["call_model", "input_of", "model_of", "request_of"]
 
-_FAILURES = frozenset(("response.failed", "response.incomplete", "error"))
+_T = TypeVar("_T")
+
 # After the terminal event only the end of the body is to come; reading it lets the connection be used again.
 _DRAIN_S = 1.0
 
@@ -36,7 +39,11 @@ def model_of(run: ActiveRun, agent: Agent[Any]) -> Model:
 
 def settings_of(run: ActiveRun, agent: Agent[Any], *, tools_used: bool) -> ModelSettings:
     """The agent's settings under the run's. After a tool call `tool_choice` is reset, unless the agent says no."""
-    settings = agent.model_settings.resolve(run.config.model_settings)
+    settings = agent.model_settings
+    if run.config.model is not None and settings == implicit_model_settings(agent.model):
+        # Nobody chose them, so they follow the model that the run asks for.
+        settings = implicit_model_settings(run.config.model)
+    settings = settings.resolve(run.config.model_settings)
     if tools_used and agent.reset_tool_choice and settings.tool_choice is not None:
         from dataclasses import replace
 
@@ -44,18 +51,28 @@ def settings_of(run: ActiveRun, agent: Agent[Any], *, tools_used: bool) -> Model
     return settings
 
 
+async def input_of(run: ActiveRun, conversation: Conversation) -> tuple[ModelInputData, Any]:
+    """What this turn tells the model, before the run's filter, and the stored prompt, if any.
+
+    The context has the items from here on: whoever decides about tools and handoffs finds them there.
+    """
+    agent, items = run.agent, conversation.next_input()
+    run.context.turn_input = list(items)
+    instructions = await agent.get_system_prompt(run.context)
+    return ModelInputData(items, instructions), await agent.get_prompt(run.context)
+
+
 async def request_of(
     run: ActiveRun,
+    told: ModelInputData,
+    prompt: Any,
     toolbox: Toolbox,
     schema: AgentOutputSchemaBase | None,
     conversation: Conversation,
     settings: ModelSettings,
 ) -> ModelRequest:
     """The request of this turn, after the run's `call_model_input_filter`."""
-    agent = run.agent
-    instructions = await agent.get_system_prompt(run.context)
-    prompt = await agent.get_prompt(run.context)
-    input_items = conversation.next_input()
+    agent, input_items, instructions = run.agent, told.input, told.instructions
     if run.config.call_model_input_filter is not None:
         data = CallModelData(ModelInputData(list(input_items), instructions), agent, run.context.context)
         filtered = run.config.call_model_input_filter(data)
@@ -63,7 +80,7 @@ async def request_of(
             filtered = await filtered
         if not isinstance(cast("object", filtered), ModelInputData):
             raise UserError(f"call_model_input_filter must return ModelInputData, not {type(filtered).__name__}")
-        input_items, instructions = filtered.input, filtered.instructions
+        input_items, instructions = latest_of_each(filtered.input), filtered.instructions
     run.context.turn_input = list(input_items)
     return ModelRequest(
         system_instructions=instructions,
@@ -82,7 +99,7 @@ async def request_of(
 async def call_model(run: ActiveRun, model: Model, request: ModelRequest) -> ModelResponse:
     """Make the call, streamed or not as the run is; its events are in the log when it returns or raises.
 
-    Raises ModelTimeoutError past `ModelSettings.timeout`, ModelStreamFailed, ModelStreamTruncated, ModelStreamBroken,
+    `ModelSettings.timeout` limits each attempt; past it ModelTimeoutError is raised. Raises ModelStreamFailed, ModelStreamTruncated, ModelStreamBroken,
     and the official client's errors for requests that failed for good.
     """
     policy = policy_of(request.model_settings.retry, model, request, stream=run.streamed)
@@ -91,22 +108,53 @@ async def call_model(run: ActiveRun, model: Model, request: ModelRequest) -> Mod
     def on_failure(error: Exception) -> None:
         # A failed request counts: the provider may bill for it.
         run.attempt += 1
-        run.context.usage.add(Usage(requests=1))
+        run.context.usage.add(Usage.of_failed_request())
 
+    if run.streamed:
+        return await _stream(run, model, request, policy, on_failure)
     limit_s = request.model_settings.timeout
+
+    def call() -> Awaitable[ModelResponse]:
+        answer = model.get_response(**request.arguments())
+        return answer if limit_s is None else _limited(answer, run.clock, limit_s, limit_s)
+
+    response = await retry_call(call, policy, run.clock, on_failure)
+    run.emit_response(response.to_completed_event(), response)
+    return response
+
+
+async def _limited(work: Awaitable[_T], clock: Clock, left_s: float, limit_s: float) -> _T:
+    """The result of the work. Raises ModelTimeoutError, naming `limit_s`, if it is not there in `left_s`."""
     try:
-        async with run.clock.timeout(limit_s):
-            if run.streamed:
-                return await _stream(run, model, request, policy, on_failure)
-            response = await retry_call(
-                lambda: model.get_response(**request.arguments()), policy, run.clock, on_failure
-            )
-            run.emit_response(response.to_completed_event(), response)
-            return response
+        async with clock.timeout(left_s):
+            try:
+                return await work
+            except Exception as error:
+                # Kept out of the block around: a TimeoutError of the model's own is not ours.
+                failure = error
     except TimeoutError as error:
-        if limit_s is None:
-            raise
         raise ModelTimeoutError(limit_s) from error
+    raise failure
+
+
+class _LimitedBatches:
+    """The batches of one attempt, within its limit. No time-out is held while the caller has a batch."""
+
+    def __init__(self, batches: AsyncIterator[ModelBatch], clock: Clock, limit_s: float) -> None:
+        self._batches = batches
+        self._clock = clock
+        self._limit_s = limit_s
+        self._deadline = clock.now() + limit_s
+
+    def __aiter__(self) -> _LimitedBatches:
+        return self
+
+    async def __anext__(self) -> ModelBatch:
+        left_s = max(self._deadline - self._clock.now(), 0.0)
+        return await _limited(anext(self._batches), self._clock, left_s, self._limit_s)
+
+    async def aclose(self) -> None:
+        await cast("Any", self._batches).aclose()
 
 
 async def _stream(
@@ -115,19 +163,24 @@ async def _stream(
     from runstream.events.model_event import DELTA_CLASSES
 
     count = len(run.fold.responses)
-    batches = retry_stream(lambda: open_batches(model, request), policy, run.clock, on_failure)
+    limit_s = request.model_settings.timeout
+
+    def open_stream() -> AsyncIterator[ModelBatch]:
+        batches = open_batches(model, request)
+        return batches if limit_s is None else _LimitedBatches(batches, run.clock, limit_s)
+
+    batches = retry_stream(open_stream, policy, run.clock, on_failure)
     async with aclosing(batches):
         async for batch in batches:
-            run.emit_batch(batch, DELTA_CLASSES)
+            failed = run.emit_batch(batch, DELTA_CLASSES)
+            if failed is not None:
+                usage = getattr(getattr(failed, "response", None), "usage", None)
+                if usage is not None:
+                    run.context.usage.add(Usage.from_response(usage))
+                raise _failure_of(failed)
             if len(run.fold.responses) > count:
                 await _drain(run, batches)
                 return run.fold.responses[count]
-            for event in batch.events[-2:]:
-                if event.type in _FAILURES:
-                    usage = getattr(getattr(event, "response", None), "usage", None)
-                    if usage is not None:
-                        run.context.usage.add(Usage.from_response(usage))
-                    raise _failure_of(event)
     raise ModelStreamTruncated(
         "The model did not produce a final response: its stream ended without response.completed, response.failed "
         "or response.incomplete."
@@ -139,7 +192,7 @@ async def _drain(run: ActiveRun, batches: Any) -> None:
         async with run.clock.timeout(_DRAIN_S):
             async for _ in batches:
                 pass
-    except (TimeoutError, ModelStreamTruncated):
+    except (TimeoutError, ModelTimeoutError, ModelStreamTruncated):
         pass  # the response is complete; only the connection is lost
 
 

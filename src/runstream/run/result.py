@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, TypeVar, cast
@@ -34,6 +34,9 @@ class RunResultBase:
     context_wrapper: RunContextWrapper[Any]
     interruptions: list[ToolApprovalItem]
 
+    _omit_reasoning_ids: bool
+    _filtered: tuple[int, tuple[RunItem, ...]] | None
+
     @property
     def last_agent(self) -> Agent[Any]:
         """The agent that was active last."""
@@ -53,11 +56,16 @@ class RunResultBase:
     def to_input_list(self, *, mode: ToInputListMode = "preserve_all") -> list[TResponseInputItem]:
         """The input and everything since as input items: with the next user message added, the input of the next run.
 
-        `mode` is the SDK's; both give the whole conversation here.
+        `mode="normalized"` gives what the last agent saw: where a handoff's filter took items out, without them.
         """
         if mode not in ("preserve_all", "normalized"):
             raise UserError(f"mode must be 'preserve_all' or 'normalized', not {mode!r}")
-        return [*ItemHelpers.input_to_new_input_list(self.input), *input_items_of(self.new_items)]
+        items: Sequence[RunItem] = self.new_items
+        if mode == "normalized" and self._filtered is not None:
+            count, kept = self._filtered
+            items = [*kept, *items[count:]]
+        new = input_items_of(items, omit_reasoning_ids=self._omit_reasoning_ids)
+        return [*ItemHelpers.input_to_new_input_list(self.input), *new]
 
     def release_agents(self, *, release_new_items: bool = True) -> None:
         """Hold the agents weakly from now on, so that a kept result does not keep them alive."""
@@ -85,6 +93,8 @@ class RunResult(RunResultBase):
     _last_agent: Agent[Any]
     max_turns: int | None = DEFAULT_MAX_TURNS
     interruptions: list[ToolApprovalItem] = field(default_factory=list[ToolApprovalItem])
+    _omit_reasoning_ids: bool = field(default=False, kw_only=True, repr=False)
+    _filtered: tuple[int, tuple[RunItem, ...]] | None = field(default=None, kw_only=True, repr=False)
 
     @classmethod
     def of(cls, run: ActiveRun) -> RunResult:
@@ -101,6 +111,8 @@ class RunResult(RunResultBase):
             context_wrapper=run.context,
             _last_agent=run.agent,
             max_turns=run.max_turns,
+            _omit_reasoning_ids=run.omits_reasoning_ids,
+            _filtered=run.filtered,
         )
 
     @property
@@ -152,6 +164,14 @@ class RunResultStreaming(RunResultBase):
     @property
     def context_wrapper(self) -> RunContextWrapper[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._run.context
+
+    @property
+    def _omit_reasoning_ids(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._run.omits_reasoning_ids
+
+    @property
+    def _filtered(self) -> tuple[int, tuple[RunItem, ...]] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._run.filtered
 
     @property
     def interruptions(self) -> list[ToolApprovalItem]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -258,7 +278,6 @@ class RunResultStreaming(RunResultBase):
             run.cancel("immediate")
         if run.cancel_mode is not None:
             await run.wait_ended()
-            run.error_told()
 
     def _start(self) -> None:
         if self._run.task is None:

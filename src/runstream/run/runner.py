@@ -152,18 +152,16 @@ class Runner:
 
 
 def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], **options: Any) -> ActiveRun:
-    """Check the arguments. Raises UserError for what can be known to be wrong before anything is sent."""
+    """Check the arguments. Raises UserError or TypeError for what can be known to be wrong before anything is sent."""
     if not isinstance(cast("object", starting_agent), Agent):
         raise UserError(
             f"the first argument must be an Agent, not {type(starting_agent).__name__}: {starting_agent!r:.100}"
         )
     if not isinstance(cast("object", input), str | list):
         raise UserError(f"input must be a string or a list of input items, not {type(input).__name__}")
-    if isinstance(input, list) and not input:
-        raise UserError("input is an empty list: give the model at least one item")
     max_turns = options["max_turns"]
-    if max_turns is not None and max_turns < 1:
-        raise UserError(f"max_turns must be at least 1, or None for no limit, not {max_turns}")
+    if max_turns is not None and max_turns < 0:
+        raise UserError(f"max_turns must be at least 0, or None for no limit, not {max_turns}")
     config = RunConfig.of(options.pop("run_config"))
     config.check_supported()
     session = options["session"]
@@ -173,12 +171,13 @@ def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], 
         for name in ("conversation_id", "previous_response_id", "auto_previous_response_id"):
             if options[name]:
                 raise UserError(
-                    f"a session cannot be combined with {name}: either this program remembers the conversation "
-                    "or the provider does"
+                    f"Session persistence cannot be combined with {name}: either this program remembers the "
+                    "conversation or the provider does"
                 )
     if options["hooks"] is not None and not isinstance(options["hooks"], RunHooksBase):
-        raise UserError(
-            f"hooks must be RunHooks, not {type(options['hooks']).__name__}; AgentHooks go to Agent(hooks=)"
+        raise TypeError(
+            f"Run hooks must be instances of RunHooks. Received {type(options['hooks']).__name__}; AgentHooks go to "
+            "Agent(hooks=)"
         )
     return ActiveRun(agent=starting_agent, input=input, config=config, **options)
 

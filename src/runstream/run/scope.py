@@ -22,12 +22,13 @@ _logger = logging.getLogger("runstream")
 class Scope:
     """Spawn tasks; `close` cancels those that are left and waits for them."""
 
-    __slots__ = ("_clock", "_tasks", "_timeout_s")
+    __slots__ = ("_clock", "_left", "_tasks", "_timeout_s")
 
     def __init__(self, clock: Clock, timeout_s: float) -> None:
         self._clock = clock
         self._timeout_s = timeout_s
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._left: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
         """Start work as a task of this scope."""
@@ -48,7 +49,12 @@ class Scope:
                 _drop(task)
             else:
                 _logger.warning("%s ignored its cancellation for %g s: left behind", task, self._timeout_s)
+                self._left.add(task)
                 task.add_done_callback(_drop)
+
+    def has_left(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether the task was left behind: what it still brings comes too late."""
+        return task in self._left
 
     async def close(self) -> None:
         """Stop every task that is left."""
@@ -92,6 +98,11 @@ async def settle(work: Coroutine[Any, Any, None], clock: Clock, timeout_s: float
     if not in_time:
         task.cancel()
         task.add_done_callback(_drop)
-        return TimeoutError(f"not done within {timeout_s:g} s"), interrupted
-    outcome = None if task.cancelled() else task.exception()
+        return TimeoutError(
+            f"the end of the run was not done within {timeout_s:g} s: its session may not be saved"
+        ), interrupted
+    if task.cancelled():
+        # With the caller at the end of the event loop; or by itself, and then the work is not done.
+        return (None if interrupted else RuntimeError("it was cancelled by something that it waited for")), interrupted
+    outcome = task.exception()
     return (outcome if isinstance(outcome, Exception) else None), interrupted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from runstream.agent.agent import Agent
 from runstream.agent.items import RunItem
@@ -109,16 +109,16 @@ class _RunReader:
     paces_turns = False
 
     def __init__(self, run: ActiveRun, start: Callable[[], None], after: int = 0) -> None:
+        self._state: Literal["new", "open", "closed"] = "new"
         self._run = run
         self._start = start
         self._follower = Follower(run.log, after)
         self._place = Place(after, paces_turns=self.paces_turns)
-        self._state: Literal["new", "open", "closed"] = "new"
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def _open(self) -> None:
         self._start()
-        self._loop = asyncio.get_running_loop()
+        self._loop = self._run.check_loop()
         self._state = "open"
         self._run.enter(self._place)
 
@@ -158,6 +158,9 @@ class StreamReader(_RunReader):
     def __aiter__(self) -> StreamReader:
         return self
 
+    def __iter__(self) -> NoReturn:
+        raise TypeError("stream_events() is asynchronous: use `async for`, or a plain `for` over the result itself")
+
     async def __anext__(self) -> StreamEvent:
         if self._state == "new":
             self._open()
@@ -166,8 +169,13 @@ class StreamReader(_RunReader):
         run, follower, place = self._run, self._follower, self._place
         while True:
             if run.silenced:
-                await run.wait_ended()
+                try:
+                    await run.wait_ended()
+                except BaseException:
+                    del self  # as below
+                    raise
                 self._close()
+                self._raise_error()
                 raise StopAsyncIteration
             event = follower.next_nowait()
             if event is None:
@@ -175,7 +183,12 @@ class StreamReader(_RunReader):
                     self._close()
                     self._raise_error()
                     raise StopAsyncIteration
-                await follower.wait()
+                try:
+                    await follower.wait()
+                except BaseException:
+                    # Whoever keeps the error keeps this frame, and must not thereby keep the reader open.
+                    del self
+                    raise
                 continue
             place.cursor = seq = event.seq
             if seq >= run.gate_seq:
@@ -214,4 +227,8 @@ class EventReader(_RunReader):
                 self._close()
                 self._run.error_told()
                 raise StopAsyncIteration
-            await follower.wait()
+            try:
+                await follower.wait()
+            except BaseException:
+                del self  # as in StreamReader
+                raise

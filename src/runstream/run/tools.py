@@ -10,7 +10,12 @@ from typing import Any, cast
 from runstream.agent.agent import Agent, StopAtTools, ToolsToFinalOutputResult
 from runstream.agent.handoff import Handoff, HandoffInputData
 from runstream.agent.items import HandoffOutputItem, ItemHelpers, RunItem, ToolCallOutputItem
-from runstream.agent.tool import FunctionToolResult, invoke_function_tool
+from runstream.agent.tool import (
+    FunctionToolResult,
+    invoke_function_tool,
+    maybe_invoke_function_tool_failure_error_function,
+)
+from runstream.agent.tool_call import custom_data_of
 from runstream.agent.tool_context import ToolContext
 from runstream.errors import AgentsException, ModelBehaviorError, UserError
 from runstream.run.active import ActiveRun
@@ -31,12 +36,22 @@ _IGNORED_HANDOFF = "Multiple handoffs detected, ignoring this one."
 
 
 async def call_hooks(*calls: Any) -> None:
-    """Await the hooks of the run and of the agent, side by side; None stands for a hook that is not there."""
-    waiting = [call for call in calls if call is not None]
+    """Await the hooks of the run and of the agent, side by side; False stands for hooks that are not there."""
+    waiting = [call for call in calls if call is not False]
     if len(waiting) == 1:
         await waiting[0]
     elif waiting:
-        await asyncio.gather(*waiting)
+        tasks = [asyncio.ensure_future(call) for call in waiting]
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException:
+            # What one of them raised must not leave the other behind.
+            left = [task for task in tasks if not task.done()]
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left)
+            raise
 
 
 async def run_functions(run: ActiveRun, calls: Sequence[FunctionCall]) -> list[FunctionToolResult]:
@@ -77,23 +92,46 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
     run.context.share_with(context)
     async with gate:
         await call_hooks(
-            run.hooks and run.hooks.on_tool_start(context, agent, tool),
-            agent.hooks and agent.hooks.on_tool_start(context, agent, tool),
+            run.hooks is not None and run.hooks.on_tool_start(context, agent, tool),
+            agent.hooks is not None and agent.hooks.on_tool_start(context, agent, tool),
         )
-        try:
-            output = await invoke_function_tool(function_tool=tool, context=context, arguments=call.arguments)
-        except AgentsException:
-            raise
-        except Exception as error:
-            raise UserError(f"Error running tool {tool.name}: {error}") from error
+        output = await _output_of(run, planned, context)
     raw = ItemHelpers.tool_call_output_item(call, output)
     item = ToolCallOutputItem(agent=agent, raw_item=raw, output=output, tool_origin=getattr(tool, "origin", None))
-    await call_hooks(
-        run.hooks and run.hooks.on_tool_end(context, agent, tool, output),
-        agent.hooks and agent.hooks.on_tool_end(context, agent, tool, output),
-    )
-    run.emit_item(item)
+    try:
+        item.custom_data = await custom_data_of(function_tool=tool, context=context, output=output, raw_item=raw)
+        await call_hooks(
+            run.hooks is not None and run.hooks.on_tool_end(context, agent, tool, output),
+            agent.hooks is not None and agent.hooks.on_tool_end(context, agent, tool, output),
+        )
+    finally:
+        # Whatever becomes of these, the tool has run. Only if it was left behind is its call answered already.
+        if not run.ended and not run.scope.has_left(asyncio.current_task()):
+            run.emit_item(item)
     return FunctionToolResult(tool=tool, output=output, run_item=item)
+
+
+async def _output_of(run: ActiveRun, planned: FunctionCall, context: ToolContext[Any]) -> Any:
+    tool = planned.tool
+    try:
+        return await invoke_function_tool(
+            function_tool=tool, context=context, arguments=planned.call.arguments, clock=run.clock
+        )
+    except AgentsException:
+        raise
+    except Exception as error:
+        raise UserError(f"Error running tool {tool.name}: {error}") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody has cancelled the call: something that the tool waited for was cancelled, a failure like any other.
+        message = await maybe_invoke_function_tool_failure_error_function(
+            function_tool=tool, context=context, error=error
+        )
+        if message is None:
+            raise UserError(f"Error running tool {tool.name}: what it waited for was cancelled") from error
+        return message
 
 
 async def answer_unknown_calls(run: ActiveRun, plan: Plan) -> None:
@@ -155,8 +193,8 @@ async def hand_over(run: ActiveRun, calls: Sequence[HandoffCall]) -> Handoff[Any
     raw = ItemHelpers.tool_call_output_item(first.call, handoff.get_transfer_message(target))
     item = HandoffOutputItem(agent=before, raw_item=cast("Any", raw), source_agent=before, target_agent=target)
     await call_hooks(
-        run.hooks and run.hooks.on_handoff(run.context, before, target),
-        target.hooks and target.hooks.on_handoff(run.context, target, before),
+        run.hooks is not None and run.hooks.on_handoff(run.context, before, target),
+        before.hooks is not None and before.hooks.on_handoff(run.context, target, before),
     )
     run.emit_item(item)
     run.emit_agent(target)
@@ -175,6 +213,8 @@ async def filter_history(
     if input_filter is None:
         conversation.items += turn_items
         return
+    if not callable(input_filter):
+        raise UserError(f"Handoff {handoff.tool_name!r}: input_filter must be callable, not {input_filter!r}")
     if conversation.kept_by_provider:
         raise UserError(
             "a handoff's input_filter cannot be combined with conversation_id, previous_response_id or "
@@ -196,3 +236,4 @@ async def filter_history(
     run.input = history if isinstance(history, str) else list(history)
     new_items = filtered.new_items if filtered.input_items is None else filtered.input_items
     conversation.replace(ItemHelpers.input_to_new_input_list(run.input), [*filtered.pre_handoff_items, *new_items])
+    run.filtered = (len(run.items), tuple(conversation.items))

@@ -218,6 +218,7 @@ def test_fields_that_a_newer_version_added_are_ignored(index: int) -> None:
         b'{"v":1,"run":"r","seq":1,"at":0.5,"kind":"model","data":{"delta":"x"}}',
         b'{"v":1,"run":"r","seq":1,"at":0.5,"kind":"model"}',
         b"\xff\xfe",
+        b'{"v":1,"run":"\xff"}',
     ],
 )
 def test_what_is_no_record_is_a_value_error(record: bytes) -> None:
@@ -255,6 +256,9 @@ class _Report(pydantic.BaseModel):
 class _Odd:
     def __str__(self) -> str:
         return "odd"
+
+    def __repr__(self) -> str:  # part of a test's id, which must be the same in every process
+        return "_Odd()"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import json
 import tracemalloc
 from types import SimpleNamespace
 from typing import Any
@@ -73,12 +74,16 @@ _FIELDS = st.tuples(
 )
 _BATCHES = st.lists(_FIELDS, min_size=1, max_size=30)
 _ENVELOPES = st.tuples(
-    st.sampled_from(["Desk", "Desk", "Other", None]), st.sampled_from([1, 1, 2]), st.sampled_from([(), (), ("call",)])
+    st.sampled_from(["Desk", "Desk", "Other", None]),
+    st.sampled_from([1, 1, 2]),
+    st.sampled_from([(), (), ("call",)]),
+    st.booleans(),  # whether the model gives the frames that its events came in
 )
 _WRITES = st.lists(st.one_of(st.tuples(_ENVELOPES, _BATCHES), st.just("item")), max_size=25)
 
 
-def build(piece: str, item: str, part: int, change: str | None, number: int) -> Any:
+def build(piece: str, item: str, part: int, change: str | None, number: int) -> tuple[Any, bytes]:
+    """An event, and the JSON that it came in."""
     if change == "arguments":
         name = "response.function_call_arguments.delta"
         fields = {"type": name, "item_id": item, "output_index": 1, "delta": piece, "sequence_number": number}
@@ -90,7 +95,7 @@ def build(piece: str, item: str, part: int, change: str | None, number: int) -> 
         fields = {**text_delta(piece, number, item, part), **_CHANGES.get(change or "", {})}
         if change in _LEFT_OUT:
             del fields[_LEFT_OUT[change]]
-    return build_event(copy.deepcopy(fields))
+    return build_event(copy.deepcopy(fields)), json.dumps(fields).encode()
 
 
 def write(log: MemoryLog, writes: list[Any], *, end: bool = True) -> list[tuple[Any, ...]]:
@@ -103,13 +108,15 @@ def write(log: MemoryLog, writes: list[Any], *, end: bool = True) -> list[tuple[
             data = ItemAdded("tool_output", "tool_call_output_item", {"output": len(expected)})
             expected.append(seen(log.append("item", at, "Desk", data, live=object())))
             continue
-        (agent, attempt, path), batch = entry
+        (agent, attempt, path, framed), batch = entry
         events: list[Any] = []
+        frames: list[bytes | None] = []
         for piece, item, part, change, step in batch:
             number += step
-            events.append(build(piece, item, part, change, number))
+            data, frame = build(piece, item, part, change, number)
+            events.append(data)
+            frames.append(frame if framed else None)
         first = len(expected) + 1
-        frames = [b"{}" for _ in events]
         for index, data in enumerate(events):
             stand_in = SimpleNamespace(
                 run_id=log.run_id, seq=first + index, at=at, kind="model", agent=agent, attempt=attempt, path=path
@@ -123,7 +130,7 @@ def write(log: MemoryLog, writes: list[Any], *, end: bool = True) -> list[tuple[
 
 @steady
 @given(writes=_WRITES)
-@example(writes=[((None, 1, ()), [("a", "msg_1", 0, None, 1)] * 30)] * 3)
+@example(writes=[((None, 1, (), True), [("a", "msg_1", 0, None, 1)] * 30)] * 3)
 def test_every_cursor_reads_what_was_written(writes: list[Any]) -> None:
     """From each cursor on, a reader gets the events after it: same numbers, kinds, data and times, each once."""
     log = MemoryLog("run_1")
@@ -162,27 +169,28 @@ def _renumbered(events: list[tuple[Any, ...]], before: int) -> list[tuple[Any, .
 
 
 def test_frames_are_there_for_readers_that_keep_up() -> None:
-    """A reader that keeps up finds the bytes that a delta came in; when it is packed they go."""
+    """A reader that keeps up finds the bytes that an event came in; those of deltas go when they are packed."""
     log = MemoryLog("run_1")
     for number in range(100):
-        event: Any = build_event(text_delta("x", number))
-        log.extend_model(1.0, "Desk", 1, (), [event], [b'{"n":%d}' % number])
+        fields = text_delta("x", number) if number % 50 else {"type": "server.progress", "percent": number}
+        frame = json.dumps(fields).encode()
+        log.extend_model(1.0, "Desk", 1, (), [build_event(fields)], [frame])
         (newest,) = log.read(log.last_seq - 1)
-        assert newest.frame == b'{"n":%d}' % number
-    assert log.read(0)[0].frame is None
+        assert newest.frame == frame
+    assert [event.frame is None for event in read_all(log)[:60]] == [number % 50 != 0 for number in range(60)]
 
 
 def test_readers_without_delay_get_the_same_object() -> None:
     """What is not yet packed is one object for all readers: a second reader costs no second decode."""
     log = MemoryLog("run_1")
-    write(log, [((None, 1, ()), [("a", "msg_1", 0, None, 1)] * 3)])
+    write(log, [((None, 1, (), True), [("a", "msg_1", 0, None, 1)] * 3)])
     assert [first is second for first, second in zip(read_all(log), read_all(log), strict=True)] == [True] * 4
 
 
 def test_what_readers_hold_does_not_change() -> None:
     """What one reader does to the list or the events that it was given does not show up at another."""
     log = MemoryLog("run_1")
-    expected = write(log, [((None, 1, ()), [("a", "msg_1", 0, None, 1)] * 200)])
+    expected = write(log, [((None, 1, (), True), [("a", "msg_1", 0, None, 1)] * 200)])
     for after in (0, log.last_seq - 1):
         read: Any = log.read(after)
         if isinstance(read, list):
@@ -262,7 +270,7 @@ def test_a_reader_in_the_middle_of_what_goes_is_told() -> None:
     follower = Follower(log)
     first = follower.next_nowait()
     assert first is not None
-    write(log, [((None, 1, ()), [("a", "msg_1", 0, "arguments", 1)] * 30)] * 100)
+    write(log, [((None, 1, (), True), [("a", "msg_1", 0, "arguments", 1)] * 30)] * 100)
     assert log.first_seq > 2
     with pytest.raises(CursorExpired):
         follower.next_nowait()
@@ -301,7 +309,7 @@ def test_an_empty_log_reads_as_nothing() -> None:
 def test_an_empty_batch_after_many_events() -> None:
     """An empty batch changes nothing for any reader."""
     log = MemoryLog("run_1")
-    expected = write(log, [((None, 1, ()), [("a", "msg_1", 0, None, 1)] * 80)], end=False)
+    expected = write(log, [((None, 1, (), True), [("a", "msg_1", 0, None, 1)] * 80)], end=False)
     log.extend_model(1.0, None, 1, (), [], [])
     log.extend_model(1.0, None, 1, (), [], [])
     assert list(log.read(log.last_seq)) == []

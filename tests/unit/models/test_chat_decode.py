@@ -456,7 +456,7 @@ def test_strict_refuses_what_is_ignored() -> None:
     """Further choices and custom tool calls are ignored, or refused with `strict`."""
     custom = chunk({"tool_calls": [{"index": 0, "id": "c_1234", "type": "custom", "custom": {"name": "raw"}}]})
     assert play(custom)[-1].response.output == []
-    with pytest.raises(UserError, match="custom tool calls"):
+    with pytest.raises(UserError, match="Custom tool calls"):
         play(custom, strict=True)
     with pytest.raises(UserError, match="index above 0"):
         replay("several_choices", strict=True)

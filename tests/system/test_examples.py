@@ -1,0 +1,143 @@
+"""The examples run as a newcomer runs them, and print what their texts promise."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runstream.testing import Endpoint
+
+pytestmark = pytest.mark.system
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TOLD = "No OPENAI_API_KEY is set: a scripted model answers, over HTTP on this machine. No LLM."
+
+# What stands in the output, line by line in this order; other lines may stand between. `#` is any figure.
+LINES = {
+    "01_basic_streaming.py": [
+        "=== Runner.run ===",
+        "Streaming shows an answer while it is still being written, .* the waiting feels much shorter.",
+        r"\[all of it after # s\]",
+        "=== Runner.run_streamed ===",
+        r"\[RunResultStreaming, complete: False\]",
+        "Streaming shows an answer while it is still being written, .* the waiting feels much shorter.",
+        r"\[first text after # s, all of it after # s\]",
+        r"\[complete: True, # characters of final output\]",
+        " *# x agent_updated_stream_event",
+        " *# x raw_response_event",
+        " *# x run_item_stream_event",
+    ],
+    "02_raw_response_events.py": [
+        r"A\| token\| is\| a\| small\| piece\| of\| text,.*\| text\.\|",
+        "first token after +# s",
+        "last token after +# s",
+        "tokens +#, that is # per second",
+        "between two tokens +# s on average, # s at most",
+        " *# x response.created",
+        " *# x response.output_text.delta",
+        " *# x response.completed",
+        "A token is a small piece of text, often a word or a part of one. .* and you have the text.",
+        r"\[equals result.final_output: True\]",
+    ],
+    "03_run_item_events.py": [
+        " *# s  agent    Weather Reporter",
+        " *# s  message  I will look at both cities.",
+        ' *# s  call     get_weather {"city":"Paris"}',
+        ' *# s  call     get_weather {"city":"Tokyo"}',
+        r" *# s  output   Tokyo: # degrees, clear  \[took # s\]",
+        r" *# s  output   Paris: # degrees, cloudy  \[took # s\]",
+        " *# s  message  Tokyo is warmer: .*",
+        "tool_call_item +by Weather Reporter",
+        "tool_call_output_item +by Weather Reporter",
+        "message_output_item +by Weather Reporter",
+        "Final output: Tokyo is warmer: .*",
+    ],
+    "04_streaming_with_handoffs.py": [
+        "Customer: I think I have paid invoice # twice.",
+        "Triage Agent:",
+        r"  \[hands over to the Billing Agent\]",
+        "Billing Agent:",
+        r'  \[look_up_invoice {"number":"#"}\]',
+        r"  \[Invoice #: # euros, paid on # March and again on # March.\]",
+        r"  \[hands over to the Refund Agent\]",
+        "Refund Agent:",
+        r"  \[refund .*\]",
+        "  You did pay twice. .* they arrive within two days.",
+        r"Path: Triage Agent -> Billing Agent -> Refund Agent \(# model calls\)",
+        "  Billing Agent +in control for # s",
+        "The Refund Agent had the last word.",
+        "Customer: Thank you! And the light of my router is red.",
+        "Triage Agent:",
+        "Technical Agent:",
+        "  Red means no connection. .* plug it in again.",
+        r"Path: Triage Agent -> Technical Agent \(# model calls\)",
+        "The Technical Agent had the last word.",
+    ],
+}
+
+
+def run(*arguments: str, **environment: str) -> str:
+    """What a Python process with these arguments prints; it must succeed, with no warning and nothing on stderr."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def assert_lines(shown: str, patterns: list[str]) -> None:
+    lines = iter(shown.splitlines())
+    for pattern in patterns:
+        matcher = re.compile(pattern.replace("#", r"\d+(?:\.\d+)?"))
+        assert any(matcher.fullmatch(line) for line in lines), f"no line {pattern!r} where it is due in:\n{shown}"
+
+
+def test_every_example_is_held_to_its_output_and_in_the_readme() -> None:
+    """No example is forgotten here or in the README."""
+    names = {path.name for path in EXAMPLES.glob("[0-9]*.py")}
+    assert names == LINES.keys()
+    linked = re.findall(r"\]\((\d\w+\.py)\)", (EXAMPLES / "README.md").read_text())
+    assert sorted(linked) == sorted(names)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_without_a_key_it_runs_against_the_endpoint_and_says_so(name: str) -> None:
+    """Plain Python, no settings: one line tells that no LLM answers, then comes what the example is to show."""
+    shown = run(str(EXAMPLES / name))
+    assert shown.splitlines()[0] == TOLD
+    assert shown.count(TOLD) == 1
+    assert_lines(shown, LINES[name])
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_it_is_a_program_of_the_sdk_as_well(name: str, tmp_path: Path) -> None:
+    """With `from agents import` it runs under `runstream run`, as the README says, and prints the same."""
+    script, replaced = re.subn("(?m)^from runstream import", "from agents import", (EXAMPLES / name).read_text())
+    assert replaced == 1
+    (tmp_path / name).write_text(script)
+    shutil.copy(EXAMPLES / "_service.py", tmp_path)
+    assert_lines(run("-m", "runstream.cli", "run", str(tmp_path / name)), [TOLD, *LINES[name]])
+
+
+def test_with_a_key_it_talks_to_the_real_service() -> None:
+    """The script is left aside: what the service answers is what is shown."""
+    with Endpoint("What the service says.", api_key="a-real-key") as endpoint:
+        shown = run(
+            str(EXAMPLES / "02_raw_response_events.py"),
+            OPENAI_API_KEY="a-real-key",
+            OPENAI_BASE_URL=endpoint.url,
+            OPENAI_DEFAULT_MODEL="the-model",
+        )
+    assert TOLD not in shown
+    assert_lines(shown, [r"What\| the\| service\| says\.\|", "What the service says."])
+    assert [request.model_name for request in endpoint.requests] == ["the-model"]

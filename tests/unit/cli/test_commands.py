@@ -1,0 +1,57 @@
+"""The command `runstream`: its list of commands, help, version, and what it says to a typing error."""
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from runstream import __version__
+from runstream.cli import _cli
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(_cli, arguments, prog_name="runstream")
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_lists_the_commands(option: str) -> None:
+    """Each with a line about it."""
+    status, output = run(option)
+    assert status == 0
+    for name in ("demo", "endpoint", "run"):
+        assert f"\n  {name} " in output
+
+
+@pytest.mark.parametrize("name", ["demo", "endpoint", "run"])
+def test_each_command_has_its_help(name: str) -> None:
+    """The module of a command is found, and its command is named as in the list."""
+    status, output = run(name, "--help")
+    assert status == 0
+    assert output.startswith(f"Usage: runstream {name} ")
+
+
+def test_version() -> None:
+    """The package's own."""
+    assert run("--version") == (0, f"runstream {__version__}\n")
+
+
+def test_a_command_that_is_none() -> None:
+    """The answer names those that are."""
+    status, output = run("dmeo")
+    assert status == 2
+    assert "no command 'dmeo': the commands are demo, endpoint, run" in output
+
+
+def test_help_does_not_load_the_runtime() -> None:
+    """Neither a model's client nor a server is imported to say what the commands are, nor to say how the demo goes."""
+    code = (
+        "import sys; from runstream.cli import _cli\n"
+        "for words in (['--help'], ['demo', '--help']):\n"
+        "    try: _cli(words, prog_name='runstream')\n"
+        "    except SystemExit: pass\n"
+        "heavy = {'openai', 'aiohttp', 'httpx2', 'pydantic', 'griffe', 'runstream.agent'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -1,13 +1,14 @@
 # make demo   set up and show the main job, without a key
 # make test   set up and run every test
 # make check  what CI runs before a merge: lint, format, types, import graph, sizes, tests
+# make record draw docs/assets/demo.svg from a real run of the demo
 # make bench  measure runstream beside its peers (each in an environment of its own)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint types install bench clean
+.PHONY: demo test check lint types install bench record clean
 
 demo: install
 	@$(BIN)/runstream demo $(ARGS)
@@ -28,6 +29,9 @@ types: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
+
+record: install
+	$(BIN)/python tools/record_demo.py
 
 install: $(VENV)/.installed
 

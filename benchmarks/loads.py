@@ -91,7 +91,7 @@ class Goal:
 
 
 LOADS = (
-    Load("fast", Stream("text-2000", runs=10), Stream("text-2000", runs=3)),
+    Load("fast", Stream("text-2000", runs=20), Stream("text-2000", runs=8)),
     Load(
         "paced",
         Stream("text-100-every-50", runs=100, concurrency=100),
@@ -118,8 +118,8 @@ LOADS = (
     Load("first-delta", Stream("text-20", runs=300), Stream("text-20", runs=100)),
     Load(
         "chat",
-        Stream("text-2000", runs=10, api="chat"),
-        Stream("text-2000", runs=3, api="chat"),
+        Stream("text-2000", runs=20, api="chat"),
+        Stream("text-2000", runs=8, api="chat"),
         tuple(name for name in PEERS if name != FLOOR),
     ),
     Load("import", Command("import"), Command("import"), SDKS, SDKS),

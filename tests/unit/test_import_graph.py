@@ -19,9 +19,9 @@ LAYERS: list[set[str]] = [
     {"server"},
     {"testing"},
     {"learn"},
-    {"cli"},
     {"compat"},
     {""},  # the root package
+    {"cli"},  # a program that uses the package as its users do
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
-import runpy
 import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = ["command"]
 
@@ -23,6 +28,26 @@ def command(script: str, args: tuple[str, ...]) -> None:
 
     install_as_agents()
     # As `python SCRIPT ARGS` has it.
+    path = os.path.abspath(script)
     sys.argv = [script, *args]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
-    runpy.run_path(script, run_name="__main__")
+    sys.path.insert(0, os.path.dirname(path))
+    main = ModuleType("__main__")
+    main.__file__ = path
+    # For good, unlike runpy: what runs at the interpreter's exit is the script's too.
+    sys.modules["__main__"] = main
+    try:
+        with io.open_code(path) as file:
+            code = compile(file.read(), path, "exec", dont_inherit=True)
+        exec(code, main.__dict__)
+    except (Exception, KeyboardInterrupt) as error:
+        # Told here, as the interpreter would: click has its own ideas of EOFError, OSError and its own exceptions.
+        error.__traceback__ = _inside(error.__traceback__, path)
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _inside(traceback: TracebackType | None, path: str) -> TracebackType | None:
+    """The traceback from the script's own first frame on; None for a script that does not compile."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename != path:
+        traceback = traceback.tb_next
+    return traceback

@@ -195,11 +195,12 @@ def partial_messages(log: Log, since_seq: int) -> list[Any]:
     for event in _model_events(log, since_seq):
         data = event.data
         if data.type in ("response.output_text.delta", "response.refusal.delta"):
-            part = (data.content_index, data.type)
-            texts.setdefault(data.output_index, {}).setdefault(part, []).append(data.delta)
-            ids[data.output_index] = data.item_id
-        elif data.type == "response.output_item.done" and data.item.type == "message":
-            messages[data.output_index] = data.item
+            index = data.output_index or 0  # some servers leave out what is 0
+            part = (data.content_index or 0, data.type)
+            texts.setdefault(index, {}).setdefault(part, []).append(data.delta or "")
+            ids[index] = data.item_id or f"msg_{event.seq}"
+        elif data.type == "response.output_item.done" and read_field(data.item, "type") == "message":
+            messages[data.output_index or 0] = data.item
     for index, parts in texts.items():
         if index in messages:
             continue
@@ -209,9 +210,10 @@ def partial_messages(log: Log, since_seq: int) -> list[Any]:
                 content.append({"type": "refusal", "refusal": "".join(pieces)})
             else:
                 content.append({"type": "output_text", "text": "".join(pieces), "annotations": []})
-        messages[index] = ResponseOutputMessage.model_validate(
-            {"id": ids[index], "type": "message", "role": "assistant", "status": "incomplete", "content": content}
-        )
+        if any(piece for pieces in parts.values() for piece in pieces):
+            messages[index] = ResponseOutputMessage.model_validate(
+                {"id": ids[index], "type": "message", "role": "assistant", "status": "incomplete", "content": content}
+            )
     return [messages[index] for index in sorted(messages)]
 
 

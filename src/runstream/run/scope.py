@@ -31,10 +31,11 @@ class Scope:
         self._left: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
-        """Start work as a task of this scope."""
+        """Start work as a task of this scope. An error that the caller does not ask for is dropped."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_drop)
         return task
 
     async def stop(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -45,12 +46,10 @@ class Scope:
         if waiting:
             await _wait(waiting, self._clock, self._timeout_s)
         for task in waiting:
-            if task.done():
-                _drop(task)
-            else:
+            if not task.done():
                 _logger.warning("%s ignored its cancellation for %g s: left behind", task, self._timeout_s)
                 self._left.add(task)
-                task.add_done_callback(_drop)
+                self._tasks.discard(task)  # waited for once is enough
 
     def has_left(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether the task was left behind: what it still brings comes too late."""
@@ -62,7 +61,7 @@ class Scope:
 
 
 def _drop(task: asyncio.Task[Any]) -> None:
-    """Mark the outcome as seen: it came too late to matter."""
+    """Mark the outcome as seen: who wanted it has it, or it came too late to matter."""
     if task.done() and not task.cancelled():
         task.exception()
 

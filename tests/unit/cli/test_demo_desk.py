@@ -11,12 +11,10 @@ from runstream import OpenAIProvider, RunConfig, Runner
 from runstream.cli.demo import _problem, _service, command, demo_script, support_desk
 from runstream.testing import Endpoint, FakeClock, Fault, Script, ToolCall, say
 
-NO_SERVICE = {"OPENAI_API_KEY": None, "OPENAI_BASE_URL": None, "OPENAI_DEFAULT_MODEL": None}
-
 
 @pytest.fixture(autouse=True)
 def _no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NO_SERVICE:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_DEFAULT_MODEL"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -61,6 +61,10 @@ class WebSearchTool:
     search_context_size: Literal["low", "medium", "high"] = "medium"
     external_web_access: bool | None = None
     """False searches only what the provider has stored; None leaves it to the provider."""
+    search_content_types: list[Literal["text", "image"]] | None = None
+    """What to look for; by default text."""
+    image_settings: dict[str, Any] | None = None
+    """How to look for images (`max_results`, ...)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.filters, dict):

@@ -58,6 +58,9 @@ class AgentOutputSchema(AgentOutputSchemaBase):
     Raises UserError for a type that has no JSON schema, or no strict one.
     """
 
+    output_type: Any
+    """The type of the output, as it was given."""
+
     def __init__(self, output_type: Any, strict_json_schema: bool = True) -> None:
         self.output_type = output_type
         self._strict = strict_json_schema
@@ -117,6 +120,10 @@ class AgentOutputSchema(AgentOutputSchemaBase):
         # None leaves it to the type: a pydantic model may be strict by itself.
         value = validate_json(json_str, self._adapter, subject=subject, strict=True if self._strict else None)
         return value[_WRAPPER_KEY] if self._is_wrapped else value
+
+    def wrap(self, output: Any) -> Any:
+        """The output as a model gives it: inside an object, where its type is none."""
+        return {_WRAPPER_KEY: output} if self._is_wrapped else output
 
     def name(self) -> str:
         return _type_name(self.output_type)

@@ -19,7 +19,7 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
-from runstream.compat.modules import ALIAS, LOGGER, MODULES
+from runstream.compat.modules import ALIAS, LOGGER, MODULES, OURS
 from runstream.errors import UserError
 
 __all__ = ["install_as_agents"]
@@ -84,9 +84,9 @@ class _StandIn:
         """The module's `__getattr__`. Raises AttributeError, or ImportError where a `from … import` asks: Python
         would put a message of its own in the place of an AttributeError's."""
         if attribute == "__all__":
-            return [name for name in self._offered() if not name.startswith("_")]
+            return [name for name in self._offered() if name not in OURS and not name.startswith("_")]
         if not attribute.startswith("__") or attribute == "__version__":
-            home = self._offered().get(attribute) or _ROOT_NAMES().get(attribute)
+            home = self._offered().get(attribute) or _names_of_root().get(attribute)
             if home is not None:
                 value = getattr(importlib.import_module(home), attribute)
                 setattr(self._module, attribute, value)
@@ -116,6 +116,6 @@ def _names_of(sources: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _ROOT_NAMES() -> dict[str, str]:
+def _names_of_root() -> dict[str, str]:
     """The SDK's modules hand on much of what they import themselves, and programs have come to rely on it."""
-    return _names_of(("runstream",))
+    return _names_of(MODULES[ALIAS])

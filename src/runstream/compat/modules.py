@@ -5,7 +5,7 @@ A value lists sources: a module, whose `__all__` it gives, or `module:NAME NAME`
 
 from __future__ import annotations
 
-__all__ = ["ALIAS", "LOGGER", "MODULES"]
+__all__ = ["ALIAS", "LOGGER", "MODULES", "OURS"]
 
 ALIAS = "agents"
 LOGGER = "openai.agents"
@@ -65,3 +65,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "agents.usage": ("runstream.agent.usage",),
     "agents.version": ("runstream:__version__",),
 }
+
+OURS = frozenset(
+    (
+        *("AgentStart", "Clock", "CursorExpired", "ErrorInfo", "Event", "InMemorySession", "ItemAdded", "MissingExtra"),
+        *("ModelBatch", "ModelRequest", "ModelStreamBroken", "ModelStreamFailed", "ModelStreamTruncated"),
+        *("RunEnd", "RunStart", "install_as_agents"),
+    )
+)
+"""Names that only we have: `agents.NAME` works, but `from agents import *` leaves out what nobody expects there."""

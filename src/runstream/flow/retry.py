@@ -23,7 +23,7 @@ from runstream.agent.retry import (
     RetryPolicyContext,
     evaluate_policy,
 )
-from runstream.errors import ModelStreamTruncated
+from runstream.errors import ModelStreamTruncated, ModelTimeoutError
 
 if TYPE_CHECKING:
     from runstream.clock import Clock
@@ -146,7 +146,7 @@ def policy_of(settings: ModelRetrySettings | None, model: Model, request: ModelR
 def _normalized(error: Exception, advice: ModelRetryAdvice | None) -> ModelRetryNormalizedError:
     import openai
 
-    is_timeout = isinstance(error, openai.APITimeoutError)
+    is_timeout = isinstance(error, openai.APITimeoutError | ModelTimeoutError)
     found = ModelRetryNormalizedError(
         status_code=getattr(error, "status_code", None),
         error_code=getattr(error, "code", None),

@@ -138,9 +138,11 @@ def _tool_param(tool: Tool) -> tuple[dict[str, Any], list[Any]]:
             "filters": None if filters is None else filters.model_dump(exclude_none=True),
             "user_location": tool.user_location,
             "external_web_access": tool.external_web_access,
+            "search_content_types": tool.search_content_types,
+            "image_settings": tool.image_settings,
         }
         param.update({name: value for name, value in optional.items() if value is not None})
-        return param, []
+        return param, ["web_search_call.results"] if "image" in (tool.search_content_types or ()) else []
     if isinstance(tool, FileSearchTool):
         limit = cast("Any", tool.max_num_results)
         if limit is not None and (type(limit) is not int or not 0 <= limit <= 50):

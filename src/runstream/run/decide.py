@@ -117,7 +117,7 @@ class Plan:
     functions: list[FunctionCall] = field(default_factory=list[Any])
     handoffs: list[HandoffCall] = field(default_factory=list[Any])
     unknown: list[UnknownCall] = field(default_factory=list[Any])
-    error: ModelBehaviorError | None = None
+    error: ModelBehaviorError | UserError | None = None
     """Why the response cannot be carried out; its items are kept all the same."""
     used_tools: bool = False
     """Whether the model called any tool, ours or one that the provider ran."""
@@ -141,6 +141,12 @@ def plan_of(agent: Agent[Any], toolbox: Toolbox, response: ModelResponse) -> Pla
         item_class = _PLAIN_ITEMS.get(kind)
         if item_class is not None:
             plan.items.append(item_class(agent=agent, raw_item=raw))
+            if kind == "mcp_approval_request":
+                plan.error = plan.error or UserError(
+                    f"The hosted MCP server {read_field(raw, 'server_label')!r} asks whether its tool "
+                    f"{read_field(raw, 'name')!r} may run, and this version of runstream cannot answer: set "
+                    "`require_approval` in the tool_config of the HostedMCPTool to 'never'"
+                )
         elif kind == "function_call":
             _plan_function_call(plan, agent, toolbox, raw)
         elif kind in _REFUSED:
@@ -175,7 +181,8 @@ _REFUSED = frozenset(("computer_call", "local_shell_call", "shell_call", "apply_
 def _plan_function_call(plan: Plan, agent: Agent[Any], toolbox: Toolbox, raw: Any) -> None:
     name: str = raw.name
     if not raw.arguments:
-        raw.arguments = "{}"
+        # A copy: the response itself is in the log.
+        raw = raw.model_copy(update={"arguments": "{}"})
     if read_field(raw, "status") == "incomplete":
         plan.items.append(ToolCallItem(agent=agent, raw_item=raw))
         plan.error = plan.error or ModelBehaviorError(

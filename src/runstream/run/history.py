@@ -185,13 +185,15 @@ def partial_messages(log: Log, since_seq: int) -> list[Any]:
     """The messages of a response that broke off, as official items: what readers saw of it.
 
     Messages that were complete stay so; the text of the one that was under way is marked `incomplete`. Reasoning and
-    calls that were never announced as items are left out: the provider refuses them without what should follow.
+    calls that were never announced as items are left out: the provider refuses them without what should follow. It
+    also refuses a message whose reasoning is missing: after reasoning all messages are marked.
     """
     from openai.types.responses import ResponseOutputMessage
 
     messages: dict[int, Any] = {}
     texts: dict[int, dict[tuple[int, str], list[str]]] = {}
     ids: dict[int, str] = {}
+    has_reasoning = False
     for event in _model_events(log, since_seq):
         data = event.data
         if data.type in ("response.output_text.delta", "response.refusal.delta"):
@@ -201,6 +203,10 @@ def partial_messages(log: Log, since_seq: int) -> list[Any]:
             ids[index] = data.item_id or f"msg_{event.seq}"
         elif data.type == "response.output_item.done" and read_field(data.item, "type") == "message":
             messages[data.output_index or 0] = data.item
+        elif data.type == "response.output_item.added":
+            has_reasoning |= read_field(data.item, "type") == "reasoning"
+    if has_reasoning:
+        messages = {index: _incomplete(message) for index, message in messages.items()}
     for index, parts in texts.items():
         if index in messages:
             continue
@@ -215,6 +221,13 @@ def partial_messages(log: Log, since_seq: int) -> list[Any]:
                 {"id": ids[index], "type": "message", "role": "assistant", "status": "incomplete", "content": content}
             )
     return [messages[index] for index in sorted(messages)]
+
+
+def _incomplete(message: Any) -> Any:
+    changes = {"status": "incomplete"}
+    if isinstance(message, dict):
+        return {**cast("dict[str, Any]", message), **changes}
+    return message.model_copy(update=changes)
 
 
 def _model_events(log: Log, since_seq: int) -> Iterable[Event]:

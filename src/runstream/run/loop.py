@@ -13,13 +13,13 @@ from typing import Any, cast
 from runstream.agent.agent import Agent
 from runstream.agent.context import AgentHookContext
 from runstream.agent.handoff import Handoff, handoff
-from runstream.agent.items import ItemHelpers, MessageOutputItem, TResponseInputItem
-from runstream.agent.output import AgentOutputSchemaBase, output_schema_of
-from runstream.agent.tool import FunctionTool
+from runstream.agent.items import ItemHelpers, MessageOutputItem, ModelResponse, TResponseInputItem
+from runstream.agent.output import AgentOutputSchema, AgentOutputSchemaBase, output_schema_of
+from runstream.agent.tool import FunctionTool, HostedMCPTool
 from runstream.errors import MaxTurnsExceeded, ModelBehaviorError, ModelRefusalError, UserError
 from runstream.events.event import RunStatus
 from runstream.run.active import ActiveRun
-from runstream.run.decide import Final, Plan, RunAgain, Toolbox, decide_end, plan_of
+from runstream.run.decide import Final, Plan, Toolbox, decide_end, plan_of
 from runstream.run.error_handlers import RunErrorData, RunErrorHandlerInput, RunErrorHandlerResult, handle_error
 from runstream.run.history import Conversation, cancelled_output, input_items_of, open_calls, without_orphans
 from runstream.run.model_call import call_model, input_of, model_of, request_of, settings_of
@@ -226,17 +226,19 @@ async def _take_turn(
         agent.hooks is not None
         and agent.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
     )
-    response = await call_model(run, model, request)
-    run.context.usage.add(response.usage)
+    first_item, answered = len(run.items), len(run.fold.responses)
+    try:
+        response = await call_model(run, model, request)
+    except BaseException:
+        # Its stream may break off after the response was complete: then readers have seen it, and it counts.
+        for complete in run.fold.responses[answered:]:
+            _take_in(run, toolbox, conversation, complete)
+        raise
+    plan = _take_in(run, toolbox, conversation, response)
     await call_hooks(
         run.hooks is not None and run.hooks.on_llm_end(run.context, agent, response),
         agent.hooks is not None and agent.hooks.on_llm_end(run.context, agent, response),
     )
-    first_item = len(run.items)
-    plan = plan_of(agent, toolbox, response)
-    conversation.answered(response)
-    for item in plan.items:
-        run.emit_item(item)
     if plan.error is not None:
         raise plan.error
     await answer_unknown_calls(run, plan)
@@ -252,6 +254,16 @@ async def _take_turn(
     return _Outcome(final, used_tools=plan.used_tools)
 
 
+def _take_in(run: ActiveRun, toolbox: Toolbox, conversation: Conversation, response: ModelResponse) -> Plan:
+    """Count a complete response and put its items into the log."""
+    run.context.usage.add(response.usage)
+    plan = plan_of(run.agent, toolbox, response)
+    conversation.answered(response)
+    for item in plan.items:
+        run.emit_item(item)
+    return plan
+
+
 async def _toolbox_of(run: ActiveRun, agent: Agent[Any]) -> Toolbox:
     """What the agent may call now. Raises UserError, before any request, for declarations that cannot be run."""
     tools = await agent.get_all_tools(run.context)
@@ -260,6 +272,11 @@ async def _toolbox_of(run: ActiveRun, agent: Agent[Any]) -> Toolbox:
             for name in ("needs_approval", "tool_input_guardrails", "tool_output_guardrails", "defer_loading"):
                 if getattr(tool, name):
                     raise UserError(f"Tool {tool.name!r}: {name} is not supported by this version of runstream")
+        elif isinstance(tool, HostedMCPTool) and tool.on_approval_request is not None:
+            raise UserError(
+                "HostedMCPTool: on_approval_request is not supported by this version of runstream; set "
+                "`require_approval` of the tool_config to 'never'"
+            )
     for name in ("input_guardrails", "output_guardrails"):
         if getattr(agent, name):
             raise UserError(f"Agent {agent.name!r}: {name} is not supported by this version of runstream")
@@ -286,9 +303,6 @@ async def _end_of_turn(
 ) -> Final | None:
     try:
         end = decide_end(plan, schema)
-        if isinstance(end, RunAgain) and plan.is_empty and "invalid_final_output" in (run.error_handlers or {}):
-            # Without a handler the model is asked again, which a handler is there to avoid.
-            raise ModelBehaviorError("The model gave no output, though one of the output type was due")
     except ModelRefusalError as error:
         final = await _handled(run, "model_refusal", error, base)
         if final is None:
@@ -299,7 +313,13 @@ async def _end_of_turn(
         if final is None:
             raise
         return final
-    return None if isinstance(end, RunAgain) else end
+    if isinstance(end, Final):
+        return end
+    if plan.is_empty:
+        # The model would be asked again; a handler may spare it that.
+        error = ModelBehaviorError("The model gave no output, though one of the output type was due")
+        return await _handled(run, "invalid_final_output", error, base)
+    return None
 
 
 async def _handled(
@@ -329,6 +349,9 @@ def _message_of(agent: Agent[Any], output: Any) -> MessageOutputItem:
 
     from runstream.events.codec import plain
 
+    schema = output_schema_of(agent.output_type)
+    if isinstance(schema, AgentOutputSchema) and not isinstance(output, str):
+        output = schema.wrap(output)
     text = output if isinstance(output, str) else _json_text(plain(output))
     message = ResponseOutputMessage.model_validate(
         {

@@ -204,8 +204,9 @@ def _failure_of(event: Any) -> ModelStreamFailed:
     response = event.response
     if event.type == "response.incomplete":
         reason = getattr(response.incomplete_details, "reason", None) or "no reason given"
+        advice = "raise max_tokens, or ask for less" if reason == "max_output_tokens" else "the rest was withheld"
         return ModelStreamFailed(
-            f"The model's response is incomplete ({reason}).",
+            f"The model's response is incomplete ({reason}): {advice}.",
             event_type=event.type,
             error_code=reason,
         )

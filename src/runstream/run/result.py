@@ -207,6 +207,11 @@ class RunResultStreaming(RunResultBase):
         return self._run.ended or self._run.silenced
 
     @property
+    def trace(self) -> None:
+        """None: there are no traces."""
+        return
+
+    @property
     def run_loop_task(self) -> RunTask | None:
         """The task of the run; None before it has started. Awaiting it raises the run's error."""
         return self._run.task

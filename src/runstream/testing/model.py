@@ -56,7 +56,8 @@ class ScriptedModel(Model):
     `ModelCall`), exceptions, and the SDK's forms (`ModelStep` or its dict, `ModelResponse`, lists of output items).
 
     As a context manager it fails, if nothing else did, when steps are left over. A call beyond the script raises
-    `UnexpectedModelCall`. Faults raise what a real model's client raises.
+    `UnexpectedModelCall`. Faults raise what a real model's client raises. `emit_traces` is accepted for the SDK's sake:
+    there are no traces.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ScriptedModel(Model):
         *,
         default: Any = None,
         repeat: bool = False,
+        emit_traces: bool = False,
         default_usage: Usage | None = None,
         clock: Clock = system_clock,
         name: str = "scripted",

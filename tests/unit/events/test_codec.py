@@ -10,15 +10,13 @@ from typing import Any
 
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import ResponseOutputMessage, ResponseTextDeltaEvent
 
 from runstream.events import codec
 from runstream.events.event import AgentStart, ErrorInfo, Event, ItemAdded, RunEnd, RunStart
 from runstream.events.model_event import UnknownModelEvent, build_event
-
-steady = settings(derandomize=True, deadline=None)
 
 # Written once, by version 1. Never to be written again: it stands for what users have stored.
 GOLDEN = Path(__file__).parents[2] / "data" / "records" / "v1.jsonl"
@@ -315,7 +313,6 @@ _JSON = st.recursive(
 )
 
 
-@steady
 @given(
     data=_JSON.filter(lambda value: isinstance(value, dict)),
     agent=st.none() | st.text(max_size=10),

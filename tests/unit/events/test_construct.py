@@ -14,7 +14,7 @@ from openai.types.responses import Response, ResponseOutputItem, ResponseStreamE
 
 from runstream.events.construct import construct
 
-steady = settings(derandomize=True, deadline=None, max_examples=300)
+thorough = settings(max_examples=300)
 
 
 def example_of(annotation: Any, depth: int = 0) -> Any:
@@ -102,7 +102,7 @@ _VALUES = st.sampled_from(
 )
 
 
-@steady
+@thorough
 @given(case=st.integers(0, len(CASES) - 1), changes=st.lists(st.tuples(st.integers(0, 10**6), _VALUES), max_size=3))
 def test_damaged_events(case: int, changes: list[tuple[int, Any]]) -> None:
     """Values that are missing, null, of another type or unknown give what the client makes of them."""

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runstream.agent.model import Model, ModelBatch, ModelRequest
@@ -24,12 +24,17 @@ from runstream.agent.retry import (
     retry_policies,
 )
 from runstream.agent.settings import ModelSettings
-from runstream.errors import ModelBehaviorError, ModelStreamBroken, ModelStreamFailed, ModelStreamTruncated, UserError
+from runstream.errors import (
+    ModelBehaviorError,
+    ModelStreamBroken,
+    ModelStreamFailed,
+    ModelStreamTruncated,
+    ModelTimeoutError,
+    UserError,
+)
 from runstream.events.model_event import build_event
 from runstream.flow.retry import RetryPolicy, is_transient, policy_of, retry_after_s, retry_call, retry_stream
 from runstream.testing import FakeClock
-
-steady = settings(derandomize=True, deadline=None)
 
 STEADY = RetryPolicy(jitter=False)
 REQUEST = httpx2.Request("POST", "http://model.test/v1/responses")
@@ -392,7 +397,6 @@ _STEPS = st.lists(st.sampled_from([[CREATED], [PROGRESS, QUEUED], [TEXT], [CREAT
 _ENDS = st.sampled_from(["end", "transient", "lasting"])
 
 
-@steady
 @given(scripts=st.lists(st.tuples(_STEPS, _ENDS), min_size=4, max_size=4), max_retries=st.integers(0, 3))
 def test_any_course_of_attempts(scripts: list[Any], max_retries: int) -> None:
     """Readers see the events of exactly one attempt: the first with content, an end or a lasting error, or the last."""
@@ -522,6 +526,13 @@ async def test_what_a_policy_is_told() -> None:
     assert [(each.error, each.attempt, each.stream, each.previous_response_id) for each in model.asked] == [
         (error, number, True, "resp_1") for number, error in enumerate(errors, 1)
     ]
+
+
+async def test_our_own_time_limit_is_a_time_out() -> None:
+    """A policy for network errors covers the limit of ModelSettings.timeout; the built-in decision does not."""
+    slow = ModelTimeoutError(5.0)
+    assert await pauses(steady_retry(retry_policies.network_error()), slow) == [0.5]
+    assert await pauses(None, slow) is slow
 
 
 async def test_advice_goes_before_what_is_found() -> None:

@@ -7,15 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runstream.events import codec
 from runstream.events.event import AgentStart, Event, ItemAdded, RunEnd, RunStart
 from runstream.events.model_event import DELTA_CLASSES, build_event
 from runstream.log.fold import RunFold
-
-steady = settings(derandomize=True, deadline=None)
 
 USAGE = {
     "input_tokens": 3,
@@ -190,7 +188,6 @@ def events_of(entries: list[Any]) -> list[Event]:
     ]
 
 
-@steady
 @given(entries=_EVENTS)
 def test_folding_is_deterministic(entries: list[Any]) -> None:
     """The same events give the same state, also after they were stored and read again."""
@@ -199,7 +196,6 @@ def test_folding_is_deterministic(entries: list[Any]) -> None:
     assert state(fold_of([codec.decode(codec.encode(event)) for event in events_of(entries)])) == whole
 
 
-@steady
 @given(entries=_EVENTS)
 def test_folding_while_it_grows(entries: list[Any]) -> None:
     """After each event the state is that of folding the log up to there in one go."""
@@ -210,7 +206,6 @@ def test_folding_while_it_grows(entries: list[Any]) -> None:
         assert state(growing) == state(fold_of(events[:count]))
 
 
-@steady
 @given(entries=_EVENTS)
 def test_deltas_tell_nothing_but_that_a_response_is_open(entries: list[Any]) -> None:
     """Without the deltas the state is the same, but for where an open response begins."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runstream.errors import UserError
@@ -13,8 +13,6 @@ from runstream.events.event import RunEnd
 from runstream.log.follow import Follower
 from runstream.log.memory import MemoryLog
 from runstream.testing import FakeClock
-
-steady = settings(derandomize=True, deadline=None)
 
 
 def log_of(count: int, *, end: bool = False) -> MemoryLog:
@@ -60,7 +58,6 @@ def test_the_cursor_is_the_last_event_handed_over() -> None:
     assert follower.cursor == 300
 
 
-@steady
 @given(steps=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=20))
 def test_replay_turns_into_tail_without_a_seam(steps: list[tuple[int, int]]) -> None:
     """Written and read by turns, in any portions, each event comes once and in order."""

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai import BaseModel
 from openai.types.responses import ResponseTextDeltaEvent
@@ -21,8 +21,6 @@ from runstream.events.event import ItemAdded, RunEnd
 from runstream.events.model_event import build_event
 from runstream.log.follow import Follower
 from runstream.log.memory import MemoryLog
-
-steady = settings(derandomize=True, deadline=None)
 
 TEXT = "response.output_text.delta"
 LOGPROB = {"token": "a", "logprob": -0.5, "top_logprobs": []}
@@ -128,7 +126,6 @@ def write(log: MemoryLog, writes: list[Any], *, end: bool = True) -> list[tuple[
     return expected
 
 
-@steady
 @given(writes=_WRITES)
 @example(writes=[((None, 1, (), True), [("a", "msg_1", 0, None, 1)] * 30)] * 3)
 def test_every_cursor_reads_what_was_written(writes: list[Any]) -> None:
@@ -140,7 +137,6 @@ def test_every_cursor_reads_what_was_written(writes: list[Any]) -> None:
         assert [seen(event) for event in read_all(log, after)] == expected[after:]
 
 
-@steady
 @given(writes=_WRITES, pace=st.lists(st.integers(0, 9), min_size=1, max_size=20))
 def test_readers_of_any_pace_see_the_same(writes: list[Any], pace: list[int]) -> None:
     """Readers that read while the log grows, each at its own pace, see what a late reader sees."""
@@ -234,7 +230,6 @@ def test_events_of_other_classes_stay_what_they_are(make: Any) -> None:
         assert read.data.delta == written.delta
 
 
-@steady
 @given(writes=_WRITES, max_events=st.integers(1, 60))
 def test_the_oldest_go_beyond_the_bound(writes: list[Any], max_events: int) -> None:
     """At least `max_events` are kept; an older cursor is told the first that is left, and reads on from there."""

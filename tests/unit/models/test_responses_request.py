@@ -206,6 +206,23 @@ def test_tools_of_each_kind(index: int) -> None:
     OFFICIAL.validate_python(copy.deepcopy(param))
 
 
+@pytest.mark.parametrize("limit", [-1, 51, "3", 2.0, True])
+def test_a_limit_of_results_that_the_api_does_not_take(limit: Any) -> None:
+    """A number of results out of range is refused before any request."""
+    with pytest.raises(UserError, match="max_num_results must be"):
+        tool_params_of([FileSearchTool(["vs_1"], limit)], [])
+
+
+def test_images_found_on_the_web_are_included() -> None:
+    """A search for images asks for its results, which the response does not hold otherwise."""
+    tool = WebSearchTool(search_content_types=["text", "image"])
+    assert tool_params_of([tool], []) == (
+        [{"type": "web_search", "search_context_size": "medium", "search_content_types": ["text", "image"]}],
+        ["web_search_call.results"],
+    )
+    assert tool_params_of([WebSearchTool(search_content_types=["text"])], [])[1] == []
+
+
 def test_tools_come_in_order_and_handoffs_after_them() -> None:
     """The order is the agent's; a handoff is a function whose arguments are the handoff's input."""
     target = Agent(name="Billing Desk", handoff_description="Money matters.")
@@ -254,6 +271,14 @@ def test_tool_choices(choice: Any, sent: Any) -> None:
     assert tool_choice_of(choice) == sent
     settings = ModelSettings(tool_choice=choice)
     assert arguments(model_settings=settings, tools=[get_weather]).get("tool_choice") == sent
+
+
+def test_a_function_that_is_named_like_a_hosted_tool() -> None:
+    """Such a name means our function, unless the provider's tool is there as well."""
+    ours = function_tool(lambda: "x", name_override="web_search", description_override="x")
+    assert tool_choice_of("web_search", [ours]) == {"type": "function", "name": "web_search"}
+    assert tool_choice_of("web_search", [ours, WebSearchTool()]) == {"type": "web_search"}
+    assert tool_choice_of("web_search", [WebSearchTool()]) == {"type": "web_search"}
 
 
 @pytest.mark.parametrize("choice", [3, [], True, object()])

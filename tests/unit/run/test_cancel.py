@@ -309,9 +309,7 @@ async def test_after_async_with_a_cancelled_run_is_complete_and_saved() -> None:
     clock = FakeClock()
     session = _SlowSession(clock, 2.0)
     model = ScriptedModel([say("one two three", every_s=1.0)], clock=clock)
-    async with Runner.run_streamed(
-        _agent(model), "hi", session=session, run_config=RunConfig(clock=clock)
-    ) as result:
+    async with Runner.run_streamed(_agent(model), "hi", session=session, run_config=RunConfig(clock=clock)) as result:
         async for event in result.stream_events():
             if _is_delta(event):
                 result.cancel()
@@ -336,9 +334,7 @@ async def test_after_turn_finishes_the_turns_tools() -> None:
 
     calls = Turn((ToolCall("slow", call_id="c1"), ToolCall("quick", call_id="c2")))
     model = ScriptedModel([calls, "not said"])
-    result = Runner.run_streamed(
-        _agent(model, slow, quick), "hi", session=session, run_config=RunConfig(clock=clock)
-    )
+    result = Runner.run_streamed(_agent(model, slow, quick), "hi", session=session, run_config=RunConfig(clock=clock))
     names: list[str] = []
     async for event in result.stream_events():
         if isinstance(event, RunItemStreamEvent):

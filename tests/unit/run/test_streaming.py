@@ -19,7 +19,18 @@ from runstream import (
     function_tool,
 )
 from runstream.errors import CursorExpired, ModelStreamFailed
-from runstream.testing import FakeClock, Fault, HandoffTo, ModelStep, Raise, Reasoning, ScriptedModel, ToolCall, Turn, say
+from runstream.testing import (
+    FakeClock,
+    Fault,
+    HandoffTo,
+    ModelStep,
+    Raise,
+    Reasoning,
+    ScriptedModel,
+    ToolCall,
+    Turn,
+    say,
+)
 
 
 @function_tool

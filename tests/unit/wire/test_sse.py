@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runstream.wire import sse
 from runstream.wire.sse import SSEDecoder, SSEFrame, encode
-
-steady = settings(derandomize=True, deadline=None)
 
 DATA = Path(__file__).parents[2] / "data" / "sse"
 
@@ -145,7 +143,6 @@ def test_recorded_streams_are_read_alike_whatever_the_cut(path: Path) -> None:
         assert decode([data[:place], data[place:]]) == expected, place
 
 
-@steady
 @given(places=st.lists(st.integers(0, 100_000), max_size=60), which=st.integers(0, 100))
 def test_recorded_streams_are_read_alike_at_random_cuts(places: list[int], which: int) -> None:
     """A recorded stream gives the same frames in any pieces."""
@@ -160,7 +157,6 @@ _LINES = st.sampled_from(
 _ENDS = st.sampled_from([b"\n", b"\r", b"\r\n"])
 
 
-@steady
 @given(
     lines=st.lists(st.tuples(_LINES, _ENDS), max_size=14),
     places=st.lists(st.integers(0, 200), max_size=30),
@@ -176,7 +172,6 @@ def test_any_stream_is_read_as_the_standard_says(
     assert decode(cut(data, places))[0] == by_the_book(data)
 
 
-@steady
 @given(data=st.binary(max_size=60), places=st.lists(st.integers(0, 60), max_size=20))
 def test_any_bytes_are_read_alike_in_any_pieces(data: bytes, places: list[int]) -> None:
     """Whatever the bytes, cutting them changes neither the frames nor what close() reports."""
@@ -266,7 +261,6 @@ def test_a_long_frame_in_small_pieces_takes_linear_work(monkeypatch: pytest.Monk
     assert builtins.bytearray is not CountingBytearray
 
 
-@steady
 @given(
     data=st.binary(max_size=60),
     event=st.none() | st.text(max_size=10),

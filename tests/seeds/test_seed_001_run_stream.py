@@ -78,7 +78,7 @@ def test_a_program_without_asyncio_streams_too(serving_thread: Any, agent: Agent
         ((Agent, "Hi."), "must be an Agent, not type"),
         ((Agent(name="A"), None), "input must be a string or a list of input items, not NoneType"),
         ((Agent(name="A"), 42), "input must be a string or a list of input items, not int"),
-        ((Agent(name="A"), []), "input is an empty list"),
+        ((Agent(name="A"), ["Hi."]), "input holds the plain string 'Hi.'"),
     ],
 )
 async def test_error_2_an_agent_or_task_that_is_none_is_an_error(

@@ -83,7 +83,7 @@ async def test_issue_stream_events_not_appearing(serving: Any, agent: Agent[Any]
     """A plain `for` over `stream_events()`, where `async for` is due, is an error and no empty stream."""
     async with serving(ANSWER):
         result = Runner.run_streamed(agent, QUESTION)
-        with pytest.raises(TypeError, match="not iterable"):
+        with pytest.raises(TypeError, match="use `async for`"):
             for _ in result.stream_events():  # type: ignore[attr-defined]
                 pass
         assert (await result.wait()).final_output == ANSWER

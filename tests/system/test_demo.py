@@ -21,7 +21,12 @@ pytestmark = pytest.mark.system
 
 DEMO = [sys.executable, "-m", "runstream.cli", "demo"]
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("OPENAI_") and name != "NO_COLOR"},
+    **{
+        name: value
+        for name, value in os.environ.items()
+        # What would change the picture: a key, the choice of no colour, and the size of the tests' own terminal.
+        if not name.startswith("OPENAI_") and name not in ("NO_COLOR", "COLUMNS", "LINES")
+    },
     "TERM": "xterm-256color",
     "PYTHONWARNINGS": "error",
 }

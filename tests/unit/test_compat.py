@@ -6,6 +6,7 @@ import importlib
 import inspect
 import logging
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -242,3 +243,22 @@ def test_the_alias_is_light() -> None:
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     assert run(code) == "[]\n"
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs/compatibility.md"
+NOT_YET = DOCUMENT.read_text().partition("## What is not there yet")[2]
+IMPORT_ERRORS = [
+    name
+    for row in NOT_YET.splitlines()
+    if "`ImportError`" in row
+    for name in re.findall(r"`([\w.]+)`", row.split("|")[2])
+    if name != "needs_approval"
+]
+
+
+@pytest.mark.parametrize("name", IMPORT_ERRORS)
+def test_the_document_tells_what_is_not_there(installed: None, name: str) -> None:
+    """Each name that docs/compatibility.md says to be missing is an ImportError that points back to it."""
+    statement = f"import {name}" if name.startswith("agents.") else f"from agents import {name}"
+    with pytest.raises(ImportError, match=r"docs/compatibility\.md"):
+        exec(statement, {})

@@ -205,6 +205,16 @@ class Agent(AgentBase[TContext]):
         return cast("ResponsePromptParam", {name: given.get(name) for name in ("id", "version", "variables")})
 
 
+if not TYPE_CHECKING:  # a type checker is not to take it for a promise
+
+    def _missing(agent: Agent[Any], name: str) -> Any:
+        """`Agent.__getattr__`. A method of the SDK that is not there says so."""
+        why = ": this version of runstream cannot run agents as tools; use `handoffs`" if name == "as_tool" else ""
+        raise AttributeError(f"'Agent' object has no attribute {name!r}{why}", name=name, obj=agent)
+
+    Agent.__getattr__ = _missing
+
+
 _KINDS: dict[type[Any], str] = {str: "a string", list: "a list"}
 
 

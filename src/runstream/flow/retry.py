@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runstream.agent.model import Model, ModelBatch, ModelRequest
+from runstream.agent.model_failure import is_transient, normalized_error, retry_after_s
 from runstream.agent.retry import (
     ModelRetryAdvice,
     ModelRetryAdviceRequest,
@@ -23,7 +24,6 @@ from runstream.agent.retry import (
     RetryPolicyContext,
     evaluate_policy,
 )
-from runstream.errors import ModelStreamTruncated, ModelTimeoutError
 
 if TYPE_CHECKING:
     from runstream.clock import Clock
@@ -65,36 +65,6 @@ class RetryPolicy:
         # Beyond so many doublings the longest pause is reached, and powers grow too large to compute.
         delay_s = min(self.initial_delay_s * self.multiplier ** min(attempts - 1, 64), self.max_delay_s)
         return delay_s * (1 - 0.25 * random.random()) if self.jitter else delay_s
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether the same call may succeed later: connection faults, time-outs, 408, 409, 429 and 5xx, a cut stream.
-
-    A server's `x-should-retry` header decides where it is there; an exhausted quota never is transient.
-    """
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        if error.code == "insufficient_quota":
-            return False
-        should = error.response.headers.get("x-should-retry")
-        if should in ("true", "false"):
-            return should == "true"
-        return error.status_code in (408, 409, 429) or error.status_code >= 500
-    return isinstance(error, openai.APIConnectionError | ModelStreamTruncated)
-
-
-def retry_after_s(error: Exception) -> float | None:
-    """The pause that the server asks for, in seconds (`retry-after-ms`, `retry-after` as a number)."""
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    if headers is None:
-        return None
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return max(float(headers[name]) * unit_s, 0.0)
-        except (KeyError, ValueError):
-            continue
-    return None
 
 
 def policy_of(settings: ModelRetrySettings | None, model: Model, request: ModelRequest, *, stream: bool) -> RetryPolicy:
@@ -144,18 +114,7 @@ def policy_of(settings: ModelRetrySettings | None, model: Model, request: ModelR
 
 
 def _normalized(error: Exception, advice: ModelRetryAdvice | None) -> ModelRetryNormalizedError:
-    import openai
-
-    is_timeout = isinstance(error, openai.APITimeoutError | ModelTimeoutError)
-    found = ModelRetryNormalizedError(
-        status_code=getattr(error, "status_code", None),
-        error_code=getattr(error, "code", None),
-        message=str(error),
-        request_id=getattr(error, "request_id", None),
-        retry_after=retry_after_s(error),
-        is_network_error=isinstance(error, openai.APIConnectionError | ModelStreamTruncated) and not is_timeout,
-        is_timeout=is_timeout,
-    )
+    found = normalized_error(error)
     if advice is None:
         return found
     told = {} if advice.normalized is None else {k: v for k, v in vars(advice.normalized).items() if v}

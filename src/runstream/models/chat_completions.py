@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.items import ModelResponse
 from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, streams_in_batches
+from runstream.agent.model_failure import advice_on
 from runstream.errors import AgentsException, ModelBehaviorError, ModelStreamFailed, ModelStreamTruncated
 from runstream.models.chat_decode import ChatDecoder, completion_to_response
 from runstream.models.chat_request import create_arguments
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from runstream.agent.handoff import Handoff
     from runstream.agent.items import TResponseInputItem
     from runstream.agent.output import AgentOutputSchemaBase
+    from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest
     from runstream.agent.settings import ModelSettings
     from runstream.agent.tool import Tool
     from runstream.models.chat_messages import ShouldReplayReasoningContent
@@ -59,6 +61,10 @@ class OpenAIChatCompletionsModel(Model):
     def _client(self) -> AsyncOpenAI:
         given = self._given_client
         return client_for(given) if isinstance(given, ClientSettings) else given
+
+    def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
+        """What the official client's errors tell about trying again; None where they tell nothing."""
+        return advice_on(request)
 
     # The SDK's models take the last three parameters by position, too.
     async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]

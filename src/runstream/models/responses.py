@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from runstream.agent.handoff import Handoff
 from runstream.agent.items import ModelResponse, TResponseInputItem
 from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, streams_in_batches
+from runstream.agent.model_failure import advice_on
 from runstream.agent.output import AgentOutputSchemaBase
+from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest
 from runstream.agent.settings import ModelSettings
 from runstream.agent.tool import Tool
 from runstream.errors import ModelStreamFailed
@@ -42,6 +44,10 @@ class OpenAIResponsesModel(Model):
     def _client(self) -> AsyncOpenAI:
         given = self._given_client
         return client_for(given) if isinstance(given, ClientSettings) else given
+
+    def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
+        """What the official client's errors tell about trying again; None where they tell nothing."""
+        return advice_on(request)
 
     async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]  # positional, as in the SDK
         self,

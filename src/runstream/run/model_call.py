@@ -99,8 +99,8 @@ async def request_of(
 async def call_model(run: ActiveRun, model: Model, request: ModelRequest) -> ModelResponse:
     """Make the call, streamed or not as the run is; its events are in the log when it returns or raises.
 
-    `ModelSettings.timeout` limits each attempt; past it ModelTimeoutError is raised. Raises ModelStreamFailed, ModelStreamTruncated, ModelStreamBroken,
-    and the official client's errors for requests that failed for good.
+    `ModelSettings.timeout` limits each attempt; past it ModelTimeoutError is raised. Raises ModelStreamFailed,
+    ModelStreamTruncated, ModelStreamBroken, and the official client's errors for requests that failed for good.
     """
     policy = policy_of(request.model_settings.retry, model, request, stream=run.streamed)
     run.attempt = 1
@@ -180,11 +180,21 @@ async def _stream(
                 raise _failure_of(failed)
             if len(run.fold.responses) > count:
                 await _drain(run, batches)
-                return run.fold.responses[count]
+                answer = run.fold.responses[count]
+                if request.model_settings.preserve_raw_usage and answer.raw_usage is None:
+                    answer.raw_usage = _raw_usage(batch)
+                return answer
     raise ModelStreamTruncated(
         "The model did not produce a final response: its stream ended without response.completed, response.failed "
         "or response.incomplete."
     )
+
+
+def _raw_usage(batch: ModelBatch) -> dict[str, Any] | None:
+    for event in batch.events:
+        if event.type == "response.completed" and event.response.usage is not None:
+            return event.response.usage.model_dump()
+    return None
 
 
 async def _drain(run: ActiveRun, batches: Any) -> None:

@@ -159,6 +159,11 @@ def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], 
         )
     if not isinstance(cast("object", input), str | list):
         raise UserError(f"input must be a string or a list of input items, not {type(input).__name__}")
+    for item in input if isinstance(input, list) else ():
+        if isinstance(cast("object", item), str):
+            raise UserError(
+                f"input holds the plain string {item!r:.80}: an item is a dict, as {{'role': 'user', 'content': ...}}"
+            )
     max_turns = options["max_turns"]
     if max_turns is not None and max_turns < 0:
         raise UserError(f"max_turns must be at least 0, or None for no limit, not {max_turns}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -160,3 +161,13 @@ async def test_mcp_servers_are_refused() -> None:
     """They are not there yet, and leaving them out would be a silent difference."""
     with pytest.raises(UserError, match="mcp_servers"):
         await Agent(name="Ann", mcp_servers=[object()]).get_all_tools(CONTEXT)
+
+
+def test_what_is_not_there_yet_says_so() -> None:
+    """The SDK's `as_tool` has no counterpart yet; other names fail as usual, and copies work."""
+    agent = Agent(name="Ann")
+    with pytest.raises(AttributeError, match="cannot run agents as tools"):
+        agent.as_tool(None, None)
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        _ = agent.nothing
+    assert copy.deepcopy(agent) == agent

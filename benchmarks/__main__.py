@@ -17,7 +17,7 @@ def _say(line: str) -> None:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Short loads, once each: about a minute.")
+@click.option("--quick", is_flag=True, help="Short loads, once each: one to two minutes.")
 @click.option(
     "--only",
     multiple=True,

@@ -85,7 +85,7 @@ def test_unknown_load_is_refused_with_the_known_names() -> None:
     assert "growth-unread" in result.output
 
 
-def test_no_proc_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proc_is_said() -> None:
     """Where memory cannot be read, the section says so in place of figures."""
     row = {"load": "memory", "subject": "runstream", "repetition": 0, "kb_per_stream": None, "growth_mb": None}
     assert "Memory was not measured" in report.section([row], "one machine")

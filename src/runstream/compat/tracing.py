@@ -77,12 +77,10 @@ class TracingProcessor(abc.ABC):
     def force_flush(self) -> None: ...
 
 
-class Trace:
-    """A block of a program that has a name. Use it with `with`; it records nothing."""
+class _Block:
+    """Use it with `with`; it records nothing."""
 
-    def __init__(self, name: str = "no-op", trace_id: str = "no-op") -> None:
-        self.name = name
-        self.trace_id = trace_id
+    trace_id = "no-op"
 
     def __enter__(self) -> Self:
         return self
@@ -101,34 +99,25 @@ class Trace:
         return None
 
 
-class Span(Generic[TSpanData]):
-    """A part of a trace. Use it with `with`; it records nothing."""
+class Trace(_Block):
+    """A block of a program that has a name."""
 
-    trace_id = "no-op"
+    def __init__(self, name: str = "no-op", trace_id: str = "no-op") -> None:
+        self.name = name
+        self.trace_id = trace_id
+
+
+class Span(_Block, Generic[TSpanData]):
+    """A part of a trace."""
+
     span_id = "no-op"
     parent_id: str | None = None
     started_at: str | None = None
     ended_at: str | None = None
     error: SpanError | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing to end."""
-
-    def start(self, mark_as_current: bool = False) -> None:
-        """Nothing to begin."""
-
-    def finish(self, reset_current: bool = False) -> None:
-        """Nothing to end."""
-
     def set_error(self, error: SpanError) -> None:
         """Nothing to record."""
-
-    def export(self) -> dict[str, Any] | None:
-        """None: there is nothing to export."""
-        return None
 
 
 def trace(

@@ -24,6 +24,7 @@ from runstream.agent.retry import (
     RetryPolicyContext,
     evaluate_policy,
 )
+from runstream.errors import ModelStreamTruncated
 
 if TYPE_CHECKING:
     from runstream.clock import Clock
@@ -180,10 +181,11 @@ async def retry_stream(
                     elif all(event.type in _LIFECYCLE for event in batch.events):
                         held.append(batch)
                     else:
-                        batches, held = held, None
-                        yield _joined([*batches, batch])
-            for batch in held or ():
-                yield batch
+                        held.append(batch)
+                        batch, held = _joined(held), None  # nothing here holds on to the events from now on
+                        yield batch
+            if held is not None:
+                raise ModelStreamTruncated("The model's stream ended before it brought anything.")
             return
         except Exception as error:
             if held is None or not await _pause(policy, clock, error, attempts):

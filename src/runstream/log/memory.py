@@ -30,8 +30,8 @@ __all__ = ["MemoryLog"]
 # So many events stay objects before they are packed. Few, because an event costs about 1 kB as an object and 20 bytes
 # packed, and a server holds many runs.
 _RECENT = 8
-# While a reader that was woken has not come to read yet, up to so many: packing what it is about to take would cost more
-# than it saves.
+# While a reader that was woken has not come to read yet, up to so many: packing what it is about to take would cost
+# more than it saves.
 _UNREAD = 64
 # A stretch of text grows up to so many deltas: adding to it copies its text.
 _STRETCH = 512
@@ -209,9 +209,9 @@ class MemoryLog:
         "_recent",
         "_starts",
         "_waiters",
-        "_woken",
         "first_seq",
         "last_seq",
+        "readers_woken",
         "run_id",
         "sealed",
     )
@@ -229,7 +229,7 @@ class MemoryLog:
         self._recent: list[Event] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._woken = False
+        self.readers_woken = False
         """Whether readers were woken of which none has read since."""
 
     def append(
@@ -246,7 +246,7 @@ class MemoryLog:
         """Write one event, and wake the readers. Writing after `run.end` is a bug of the writer: RuntimeError."""
         if self.sealed:
             raise RuntimeError(f"the log of {self.run_id} is sealed: {kind!r} cannot be written after run.end")
-        if len(self._recent) >= (_UNREAD if self._woken else _RECENT):
+        if len(self._recent) >= (_UNREAD if self.readers_woken else _RECENT):
             self._pack()
         self.last_seq += 1
         event = Event(self.run_id, self.last_seq, at, kind, agent, attempt, path, data, live)
@@ -269,7 +269,7 @@ class MemoryLog:
         """Write the model events of one read, which share their time, and wake the readers once."""
         if self.sealed:
             raise RuntimeError(f"the log of {self.run_id} is sealed: no model event can be written after run.end")
-        if len(self._recent) >= (_UNREAD if self._woken else _RECENT):
+        if len(self._recent) >= (_UNREAD if self.readers_woken else _RECENT):
             self._pack()
         run_id = self.run_id
         seq = self.last_seq
@@ -282,7 +282,7 @@ class MemoryLog:
             self._wake()
 
     def read(self, after: int) -> Sequence[Event]:
-        self._woken = False
+        self.readers_woken = False
         recent = self._recent
         if recent and after + 1 >= recent[0].seq:
             skip = after + 1 - recent[0].seq
@@ -315,14 +315,14 @@ class MemoryLog:
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
-        self._woken = True
+        self.readers_woken = True
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def _pack(self) -> None:
         """Turn the recent objects into blocks."""
-        self._woken = False
+        self.readers_woken = False
         recent, self._recent = self._recent, []
         start, count = 0, len(recent)
         while start < count:

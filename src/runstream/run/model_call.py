@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -14,7 +15,13 @@ from runstream.agent.output import AgentOutputSchemaBase
 from runstream.agent.settings import ModelSettings, implicit_model_settings
 from runstream.agent.usage import Usage
 from runstream.clock import Clock
-from runstream.errors import ModelStreamFailed, ModelStreamTruncated, ModelTimeoutError, UserError
+from runstream.errors import (
+    ModelStreamBroken,
+    ModelStreamFailed,
+    ModelStreamTruncated,
+    ModelTimeoutError,
+    UserError,
+)
 from runstream.flow.retry import RetryPolicy, policy_of, retry_call, retry_stream
 from runstream.run.active import ActiveRun
 from runstream.run.config import CallModelData, ModelInputData
@@ -27,6 +34,9 @@ _T = TypeVar("_T")
 
 # After the terminal event only the end of the body is to come; reading it lets the connection be used again.
 _DRAIN_S = 1.0
+# So many events of a fast model are written before the readers get a turn. Few enough that they are still kept as
+# objects then, many enough that the turn costs little.
+_UNREAD_EVENTS = 32
 
 
 def model_of(run: ActiveRun, agent: Agent[Any]) -> Model:
@@ -115,12 +125,23 @@ async def call_model(run: ActiveRun, model: Model, request: ModelRequest) -> Mod
     limit_s = request.model_settings.timeout
 
     def call() -> Awaitable[ModelResponse]:
-        answer = model.get_response(**request.arguments())
+        answer = _whole_response(model, request)
         return answer if limit_s is None else _limited(answer, run.clock, limit_s, limit_s)
 
     response = await retry_call(call, policy, run.clock, on_failure)
     run.emit_response(response.to_completed_event(), response)
     return response
+
+
+async def _whole_response(model: Model, request: ModelRequest) -> ModelResponse:
+    try:
+        return await model.get_response(**request.arguments())
+    except json.JSONDecodeError as error:
+        # What the official client lets through for a body that is no JSON.
+        raise ModelStreamBroken(
+            f"The model's answer is not JSON ({error}): it was cut off, or something else answered in its place",
+            frame=error.doc.encode(),
+        ) from error
 
 
 async def _limited(work: Awaitable[_T], clock: Clock, left_s: float, limit_s: float) -> _T:
@@ -170,9 +191,11 @@ async def _stream(
         return batches if limit_s is None else _LimitedBatches(batches, run.clock, limit_s)
 
     batches = retry_stream(open_stream, policy, run.clock, on_failure)
+    unread = 0
     async with aclosing(batches):
         async for batch in batches:
             failed = run.emit_batch(batch, DELTA_CLASSES)
+            unread += len(batch.events)
             if failed is not None:
                 usage = getattr(getattr(failed, "response", None), "usage", None)
                 if usage is not None:
@@ -184,6 +207,10 @@ async def _stream(
                 if request.model_settings.preserve_raw_usage and answer.raw_usage is None:
                     answer.raw_usage = _raw_usage(batch)
                 return answer
+            if unread >= _UNREAD_EVENTS and run.log.readers_woken:
+                # The transport hands over what it has buffered without waiting: the readers get their turn here.
+                unread = 0
+                await run.clock.sleep(0)
     raise ModelStreamTruncated(
         "The model did not produce a final response: its stream ended without response.completed, response.failed "
         "or response.incomplete."

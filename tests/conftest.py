@@ -68,7 +68,7 @@ def _checking_tasks(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
 
 class _Complaints(logging.Handler):
-    """Collects what asyncio reports because nobody else can: errors that were never retrieved or raised in callbacks."""
+    """Collects what asyncio reports because nobody else can: errors never retrieved, or raised in callbacks."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

@@ -40,7 +40,12 @@ class Follower:
             self._batch = self._log.read(self.cursor)
             index = 0
         event = self._batch[index]
-        self._index = index + 1
+        index += 1
+        if index < len(self._batch):
+            self._index = index
+        else:
+            self._batch = ()  # nothing here holds on to events that were handed over
+            self._index = 0
         self.cursor = event.seq
         return event
 

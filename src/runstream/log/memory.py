@@ -29,7 +29,7 @@ __all__ = ["MemoryLog"]
 
 # So many events stay objects before they are packed. Few, because an event costs about 1 kB as an object and 20 bytes
 # packed, and a server holds many runs.
-_RECENT = 8
+_RECENT = 4
 # While a reader that was woken has not come to read yet, up to so many: packing what it is about to take would cost
 # more than it saves.
 _UNREAD = 64

@@ -11,6 +11,7 @@ import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import httpx2
@@ -260,6 +261,12 @@ def clear_errors() -> Generator[None, None, None]:
         raise
 
 
+@lru_cache(maxsize=64)
+def _request_to(url: str) -> httpx2.Request:
+    """What errors name once a request was sent: its own headers and content need not be kept for the whole stream."""
+    return httpx2.Request("POST", url)
+
+
 @asynccontextmanager
 async def open_stream(
     client: AsyncOpenAI, create: Callable[..., Any], arguments: dict[str, Any]
@@ -294,6 +301,7 @@ async def open_stream(
         with clear_errors():
             opened = await create(**direct, extra_body=body).__aenter__()
         response = streaming = opened.http_response
+        streaming.request = _request_to(str(streaming.request.url))
         del opened, body, direct, arguments
         if watch is not None:
             watch.end()

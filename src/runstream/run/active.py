@@ -95,7 +95,41 @@ class Place:
 
 
 class ActiveRun:
-    """State and handles of one run."""
+    """State and handles of one run. With slots: it has too many attributes for Python's compact instances."""
+
+    __slots__ = (
+        "__weakref__",
+        "_gate",
+        "_readers",
+        "_waiters",
+        "agent",
+        "attempt",
+        "auto_previous_response_id",
+        "begun",
+        "cancel_mode",
+        "clock",
+        "config",
+        "context",
+        "conversation_id",
+        "error",
+        "error_handlers",
+        "filtered",
+        "final_output",
+        "fold",
+        "gate_seq",
+        "hooks",
+        "input",
+        "log",
+        "max_turns",
+        "previous_response_id",
+        "run_id",
+        "scope",
+        "session",
+        "starting_agent",
+        "streamed",
+        "task",
+        "turn",
+    )
 
     def __init__(
         self,

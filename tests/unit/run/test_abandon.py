@@ -95,7 +95,7 @@ async def test_break_before_the_first_turn_asks_no_model() -> None:
 async def test_an_exception_in_the_body_cancels_the_run() -> None:
     """The body's error comes through and the run ends."""
     desk = _Desk()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
         async for event in desk.result.stream_events():
             if _called(event):
                 raise ZeroDivisionError
@@ -189,7 +189,7 @@ async def test_leaving_async_with_early_cancels_the_run_and_waits() -> None:
 async def test_an_error_in_async_with_cancels_the_run() -> None:
     """The error of the block comes through, after the run has ended."""
     desk = _Desk()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
         async with desk.result as result:
             await _read_to_the_call(result)
             raise ZeroDivisionError

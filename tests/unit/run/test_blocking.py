@@ -106,7 +106,7 @@ def test_a_plain_for_raises_the_runs_error_at_its_end() -> None:
     result = Runner.run_streamed(_agent(say("a b c", fault=Raise(ValueError("broken"), after=2))), "hi")
     for _ in range(2):
         seen: list[str] = []
-        with pytest.raises(ValueError, match="broken"):
+        with pytest.raises(ValueError, match="broken"):  # noqa: PT012
             for event in result:
                 seen.append(event.type)
         assert len(seen) > 3
@@ -128,7 +128,7 @@ def test_break_in_a_plain_for_cancels_the_run() -> None:
 def test_an_exception_in_a_plain_for_cancels_the_run() -> None:
     """The body's exception comes through, and the run has ended."""
     result = Runner.run_streamed(_agent("a b c"), "hi")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
         for _ in result:
             raise ZeroDivisionError
     gc.collect()
@@ -154,6 +154,16 @@ def test_cancel_inside_a_plain_for_ends_it() -> None:
     assert result.is_complete
 
 
+def test_cancel_before_a_plain_for_gives_no_events() -> None:
+    """A run that is cancelled before its first use asks no model."""
+    agent = _agent()
+    result = Runner.run_streamed(agent, "hi")
+    result.cancel()
+    assert result.is_complete
+    assert list(result) == []
+    assert not agent.model.calls  # type: ignore[union-attr]
+
+
 def test_a_plain_for_can_start_runs_in_its_body() -> None:
     """The private loop stands still between two events: other runs may go on there."""
     inner: list[Any] = []
@@ -170,7 +180,7 @@ async def test_a_plain_for_right_after_run_streamed_inside_a_loop() -> None:
     assert _texts(result) == ["a", " b", " c"]
     assert result.final_output == "a b c"
     await result.wait()
-    assert [event.type async for event in result][0] == "agent_updated_stream_event"
+    assert (await anext(result.stream_events())).type == "agent_updated_stream_event"
 
 
 async def test_a_plain_for_inside_a_loop_raises_the_runs_error() -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import pytest
 
 from runstream import Agent, RunConfig, RunHooks, RunItemStreamEvent, Runner, UserError, function_tool
+from runstream.agent.tool_context import ToolContext
 from runstream.run.history import CANCELLED_OUTPUT
 from runstream.run.result import RunResultStreaming
 from runstream.sessions.memory import InMemorySession
@@ -302,6 +304,42 @@ async def test_cancel_from_inside_the_run() -> None:
     async for _ in result.stream_events():
         pass
     assert result.final_output == "all said"
+
+
+async def test_cancel_from_a_thread() -> None:
+    """A plain tool, in its thread, may cancel its run; it is told that nobody waits for it any more."""
+    told: list[bool] = []
+    over = threading.Event()
+
+    @function_tool
+    def stop_it(context: ToolContext[Any]) -> str:
+        result.cancel()
+        told.append(context.wait_cancelled(5.0))
+        over.set()
+        return "dropped"
+
+    result = Runner.run_streamed(_agent(ScriptedModel([ToolCall("stop_it")]), stop_it), "hi")
+    async for _ in result.stream_events():
+        pass
+    assert result.new_items[-1].output == CANCELLED_OUTPUT  # type: ignore[union-attr]
+    await asyncio.to_thread(over.wait, 5)
+    assert told == [True]
+
+
+def test_the_end_of_the_event_loop_ends_the_run_properly() -> None:
+    """A run that asyncio.run finds still going is cancelled with its history complete and saved."""
+    session = InMemorySession("s")
+    agent = _agent(ScriptedModel([ToolCall("wait_for_ever", call_id="c1")]), wait_for_ever)
+
+    async def main() -> RunResultStreaming:
+        result = Runner.run_streamed(agent, "hi", session=session)
+        await FakeClock().settle()
+        return result
+
+    result = asyncio.run(main())
+    assert result.is_complete
+    assert asyncio.run(_outputs(session)) == {"c1": CANCELLED_OUTPUT}
+    assert asyncio.run(_log(result))[-1].data.status == "cancelled"
 
 
 async def test_after_async_with_a_cancelled_run_is_complete_and_saved() -> None:

@@ -196,7 +196,7 @@ async def test_max_turns_is_raised_after_the_turns_events_were_read() -> None:
     """Readers get every event of the turns that were made, then the error with its data."""
     result = Runner.run_streamed(_agent(ToolCall("ping"), ToolCall("ping")), "hi", max_turns=2)
     names: list[str] = []
-    with pytest.raises(MaxTurnsExceeded) as caught:
+    with pytest.raises(MaxTurnsExceeded) as caught:  # noqa: PT012
         async for event in result.stream_events():
             if event.type == "run_item_stream_event":
                 names.append(event.name)

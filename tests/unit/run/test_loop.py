@@ -10,7 +10,19 @@ import pytest
 from runstream import Agent, RunConfig, Runner, UserError, function_tool
 from runstream.log.follow import Follower
 from runstream.run.active import ActiveRun, RunTask
-from runstream.testing import FakeClock, HandoffTo, Item, ModelCall, Raise, Reasoning, Refusal, ScriptedModel, ToolCall, Turn, say
+from runstream.testing import (
+    FakeClock,
+    HandoffTo,
+    Item,
+    ModelCall,
+    Raise,
+    Reasoning,
+    Refusal,
+    ScriptedModel,
+    ToolCall,
+    Turn,
+    say,
+)
 
 
 @function_tool

@@ -247,6 +247,7 @@ async def test_failures_before_content_are_retried_and_counted(streamed: bool) -
     usage = result.context_wrapper.usage
     assert (result.final_output, len(model.calls)) == ("done", 3)
     assert (usage.requests, usage.input_tokens, usage.output_tokens) == (3, 10, 2)
+    assert [entry.input_tokens for entry in usage.request_usage_entries] == [0, 0, 10]
     assert 0.7 < clock.now() - FakeClock().now() < 2.0
     assert [response.usage.requests for response in result.raw_responses] == [1]
 
@@ -410,7 +411,7 @@ async def test_each_turn_counts_once(streamed: bool) -> None:
         return "pong"
 
     agent = Agent(name="Ann", model=model, tools=[ping])
-    with pytest.raises(MaxTurnsExceeded) as caught:
+    with pytest.raises(MaxTurnsExceeded) as caught:  # noqa: PT012
         options: Any = {"max_turns": 3}
         if streamed:
             await Runner.run_streamed(agent, "hi", **options).wait()

@@ -171,7 +171,7 @@ async def test_wrong_arguments_are_refused_before_any_request(way: str, name: st
     model = ScriptedModel()
     changes, message = BAD_ARGUMENTS[name]
     arguments: dict[str, Any] = {"starting_agent": _agent(model), "input": "hi", **changes}
-    with pytest.raises(TypeError if name == "hooks" else UserError, match=message):
+    with pytest.raises(TypeError if name == "hooks" else UserError, match=message):  # noqa: PT012
         started = getattr(Runner, way)(**arguments)
         if way == "run":
             await started

@@ -183,7 +183,7 @@ async def test_a_failure_in_the_stream_is_delivered_and_then_raised(turn: Turn, 
     """The terminal event of a failed response reaches readers, then ModelBehaviorError; raw_responses stays empty."""
     result = Runner.run_streamed(Agent(name="Ann", model=ScriptedModel([turn])), "hi")
     kinds: list[str] = []
-    with pytest.raises(ModelBehaviorError) as caught:
+    with pytest.raises(ModelBehaviorError) as caught:  # noqa: PT012
         async for event in result.stream_events():
             if isinstance(event, RawResponsesStreamEvent):
                 kinds.append(event.data.type)
@@ -331,7 +331,7 @@ async def test_a_cursor_that_is_no_longer_kept_says_what_is() -> None:
     with pytest.raises(CursorExpired, match="no longer kept") as caught:
         [event async for event in result.events()]
     first = caught.value.first_seq
-    assert [event.seq async for event in result.events(first - 1)][0] == first
+    assert (await anext(result.events(first - 1))).seq == first
 
 
 async def test_a_failed_run_can_be_read_again() -> None:
@@ -342,7 +342,7 @@ async def test_a_failed_run_can_be_read_again() -> None:
     views: list[list[int]] = []
     for _ in range(3):
         seqs: list[int] = []
-        with pytest.raises(ValueError, match="broken") as caught:
+        with pytest.raises(ValueError, match="broken") as caught:  # noqa: PT012
             async for event in result.stream_events():
                 seqs.append(event.seq)
         assert caught.value is error

@@ -195,7 +195,7 @@ async def test_a_failure_that_is_raised_ends_the_run_and_its_siblings(streamed: 
     calls[2] = ToolCall("sleep", {"seconds": 0.5}, call_id="sleep")
     agent = _agent([slow, fail, _sleeper(clock)], *calls)
     config = RunConfig(clock=clock)
-    with pytest.raises(UserError, match="Error running tool fail: no luck") as caught:
+    with pytest.raises(UserError, match="Error running tool fail: no luck") as caught:  # noqa: PT012
         if streamed:
             await Runner.run_streamed(agent, "hi", run_config=config).wait()
         else:
@@ -287,7 +287,7 @@ async def test_a_timeout_can_end_the_run() -> None:
 async def test_an_unknown_tool_ends_the_run(streamed: bool) -> None:
     """By default a call of a tool that does not exist is the model's error, which names the tools there are."""
     agent = _agent([_sleeper(FakeClock())], ToolCall("sleeep", call_id="c1"))
-    with pytest.raises(ModelBehaviorError, match="Tool sleeep not found in agent Ann.*tools are: sleep") as caught:
+    with pytest.raises(ModelBehaviorError, match=r"Tool sleeep not found in agent Ann.*tools are: sleep") as caught:
         await (Runner.run_streamed(agent, "hi").wait() if streamed else Runner.run(agent, "hi"))
     assert caught.value.run_data is not None
     assert [item.type for item in caught.value.run_data.new_items] == ["tool_call_item", "tool_call_output_item"]
@@ -357,7 +357,7 @@ async def test_is_enabled_decides_at_each_turn() -> None:
 async def test_two_tools_of_one_name_are_refused_before_any_request() -> None:
     """The error names agent and tool, and says what to do; nothing is sent."""
     agent = _agent([_sleeper(FakeClock()), _sleeper(FakeClock())])
-    with pytest.raises(UserError, match="two tools of the name 'sleep'.*name_override"):
+    with pytest.raises(UserError, match=r"two tools of the name 'sleep'.*name_override"):
         await _run(agent)
     assert not agent.model.calls  # type: ignore[union-attr]
 

@@ -102,7 +102,7 @@ async def test_readers_of_the_log_do_not_pace() -> None:
 
 async def test_second_readers_do_not_pace() -> None:
     """Only the first open iterator counts: a second one that stands still holds up nothing."""
-    model, clock, result = _start()
+    model, _, result = _start()
     first, second = result.stream_events(), result.stream_events()
     await anext(first)
     await anext(second)

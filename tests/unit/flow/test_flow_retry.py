@@ -327,12 +327,14 @@ async def test_a_lasting_error_of_a_stream_goes_up_at_once() -> None:
     assert (got, failures.seen, raised) == ([], [], error)
 
 
-async def test_a_stream_of_lifecycle_events_alone() -> None:
-    """A stream that ends without any content gives what it had, late but whole."""
-    got, _, raised = await collect(Streams([[CREATED], [PROGRESS]]))
-    assert (got, raised) == ([[CREATED], [PROGRESS]], None)
-    got, _, raised = await collect(Streams([]))
-    assert (got, raised) == ([], None)
+async def test_a_stream_without_content_was_cut() -> None:
+    """A stream that ends before any content is asked for again; the last one gives what it had, and the error."""
+    got, failures, raised = await collect(Streams([[CREATED], [PROGRESS]], [[CREATED], [TEXT]]))
+    assert ([kind for each in got for kind in each], raised) == ([CREATED, TEXT], None)
+    assert [type(error) for error in failures.seen] == [ModelStreamTruncated]
+    got, _, raised = await collect(Streams([[CREATED], [PROGRESS]]), RetryPolicy(max_retries=0))
+    assert got == [[CREATED], [PROGRESS]]
+    assert isinstance(raised, ModelStreamTruncated)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2])
@@ -399,13 +401,16 @@ _ENDS = st.sampled_from(["end", "transient", "lasting"])
 
 @given(scripts=st.lists(st.tuples(_STEPS, _ENDS), min_size=4, max_size=4), max_retries=st.integers(0, 3))
 def test_any_course_of_attempts(scripts: list[Any], max_retries: int) -> None:
-    """Readers see the events of exactly one attempt: the first with content, an end or a lasting error, or the last."""
+    """Readers see the events of exactly one attempt: the first with content or a lasting error, or the last."""
     errors: dict[str, Callable[[], Exception]] = {"transient": connection_error, "lasting": lambda: status_error(400)}
     streams = Streams(*([*steps, errors[end]()] if end in errors else steps for steps, end in scripts))
     got, failures, raised = asyncio.run(collect(streams, RetryPolicy(max_retries=max_retries)))
 
+    def has_content(steps: list[Any]) -> bool:
+        return any({TEXT, DONE} & set(step) for step in steps)
+
     def is_retried(steps: list[Any], end: str) -> bool:
-        return end == "transient" and not any({TEXT, DONE} & set(step) for step in steps)
+        return end != "lasting" and not has_content(steps)  # an end without content is a cut
 
     last = 0
     while last < max_retries and is_retried(*scripts[last]):
@@ -413,7 +418,7 @@ def test_any_course_of_attempts(scripts: list[Any], max_retries: int) -> None:
     steps, end = scripts[last]
     assert [kind for each in got for kind in each] == [kind for step in steps for kind in step]
     assert (streams.opened, len(failures.seen)) == (last + 1, last)
-    assert (raised is None) == (end == "end")
+    assert (raised is None) == (end == "end" and has_content(steps))
 
 
 # Policies that users declare.

@@ -9,33 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.items import ModelResponse
-from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, streams_in_batches
-from runstream.agent.model_failure import advice_on
+from runstream.agent.model import ModelBatch, ModelRequest
 from runstream.errors import AgentsException, ModelBehaviorError, ModelStreamFailed, ModelStreamTruncated
 from runstream.models.chat_decode import ChatDecoder, completion_to_response
 from runstream.models.chat_request import create_arguments
-from runstream.models.transport import ClientSettings, client_for, open_stream
+from runstream.models.client_model import ClientModel
+from runstream.models.transport import ClientSettings, clear_errors, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
     from openai import AsyncOpenAI
     from openai.types.responses import ResponseStreamEvent
-    from openai.types.responses.response_prompt_param import ResponsePromptParam
 
-    from runstream.agent.handoff import Handoff
-    from runstream.agent.items import TResponseInputItem
-    from runstream.agent.output import AgentOutputSchemaBase
-    from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest
-    from runstream.agent.settings import ModelSettings
-    from runstream.agent.tool import Tool
     from runstream.models.chat_messages import ShouldReplayReasoningContent
     from runstream.wire.sse import SSEFrame
 
 __all__ = ["OpenAIChatCompletionsModel"]
 
 
-class OpenAIChatCompletionsModel(Model):
+class OpenAIChatCompletionsModel(ClientModel):
     """A model of that name, asked through that client, or through the running event loop's client of those settings.
 
     `should_replay_reasoning_content` decides for each reasoning item whether it goes back to the model (by default to
@@ -51,52 +44,16 @@ class OpenAIChatCompletionsModel(Model):
         strict_feature_validation: bool = False,
         buffer_streamed_tool_calls: bool = False,
     ) -> None:
-        self.model = model
-        self._given_client = openai_client
+        super().__init__(model, openai_client)
         self.should_replay_reasoning_content = should_replay_reasoning_content
         self._strict_feature_validation = strict_feature_validation
         self._buffer_streamed_tool_calls = buffer_streamed_tool_calls
 
-    @property
-    def _client(self) -> AsyncOpenAI:
-        given = self._given_client
-        return client_for(given) if isinstance(given, ClientSettings) else given
-
-    def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
-        """What the official client's errors tell about trying again; None where they tell nothing."""
-        return advice_on(request)
-
-    # The SDK's models take the last three parameters by position, too.
-    async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        system_instructions: str | None,
-        input: str | list[TResponseInputItem],
-        model_settings: ModelSettings,
-        tools: list[Tool],
-        output_schema: AgentOutputSchemaBase | None,
-        handoffs: list[Handoff[Any, Any]],
-        tracing: ModelTracing,
-        previous_response_id: str | None = None,
-        conversation_id: str | None = None,
-        prompt: ResponsePromptParam | None = None,
-    ) -> ModelResponse:
-        """The whole response at once. Raises ModelStreamFailed where it is incomplete or the provider reports an
-        error, UserError for what this API cannot express."""
-        request = ModelRequest(
-            system_instructions,
-            input,
-            model_settings,
-            tools,
-            output_schema,
-            handoffs,
-            tracing,
-            previous_response_id,
-            conversation_id,
-            prompt,
-        )
+    async def respond(self, request: ModelRequest) -> ModelResponse:
         arguments = self._arguments(request, stream=False)
         create = cast("Any", self._client.chat.completions.create)
-        completion = await create(**arguments)
+        with clear_errors():
+            completion = await create(**arguments)
         if not hasattr(completion, "model_dump"):
             raise ModelBehaviorError(f"The model's answer is not a chat completion but {completion!r:.500}")
         decoder = self._decoder(arguments)
@@ -110,48 +67,14 @@ class OpenAIChatCompletionsModel(Model):
                 error_code=reason,
             )
         answer = ModelResponse.from_response(response, request_id=getattr(completion, "_request_id", None))
-        if model_settings.preserve_raw_usage and decoder.raw_usage is not None:
+        if request.model_settings.preserve_raw_usage and decoder.raw_usage is not None:
             answer.raw_usage = dict(decoder.raw_usage)
         return answer
 
-    @streams_in_batches("stream_batches")
-    async def stream_response(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        system_instructions: str | None,
-        input: str | list[TResponseInputItem],
-        model_settings: ModelSettings,
-        tools: list[Tool],
-        output_schema: AgentOutputSchemaBase | None,
-        handoffs: list[Handoff[Any, Any]],
-        tracing: ModelTracing,
-        previous_response_id: str | None = None,
-        conversation_id: str | None = None,
-        prompt: ResponsePromptParam | None = None,
-    ) -> AsyncGenerator[ResponseStreamEvent, None]:
-        """The response as events of the Responses API, made of the chunks that the server sends."""
-        request = ModelRequest(
-            system_instructions,
-            input,
-            model_settings,
-            tools,
-            output_schema,
-            handoffs,
-            tracing,
-            previous_response_id,
-            conversation_id,
-            prompt,
-        )
-        batches = self.stream_batches(request)
-        try:
-            async for batch in batches:
-                for event in batch.events:
-                    yield event
-        finally:
-            await batches.aclose()
-
     async def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
-        """The same, as one batch for each read from the network. What follows the terminal event is read and dropped,
-        so that the connection can serve another request.
+        """The answer as events, one batch for each read from the network.
+
+        What follows the terminal event is read and dropped, so that the connection can serve another request.
 
         Raises the errors of `ChatDecoder` and of the transport; the events before an error are handed over first.
         """

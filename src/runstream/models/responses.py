@@ -6,28 +6,22 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
-from runstream.agent.handoff import Handoff
-from runstream.agent.items import ModelResponse, TResponseInputItem
-from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, streams_in_batches
-from runstream.agent.model_failure import advice_on
-from runstream.agent.output import AgentOutputSchemaBase
-from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest
-from runstream.agent.settings import ModelSettings
-from runstream.agent.tool import Tool
+from runstream.agent.items import ModelResponse
+from runstream.agent.model import ModelBatch, ModelRequest
 from runstream.errors import ModelStreamFailed
+from runstream.models.client_model import ClientModel
 from runstream.models.decode import decode_frames
 from runstream.models.responses_request import create_arguments
-from runstream.models.transport import ClientSettings, clear_errors, client_for, open_stream
+from runstream.models.transport import ClientSettings, clear_errors, open_stream
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.responses import Response, ResponseStreamEvent
-    from openai.types.responses.response_prompt_param import ResponsePromptParam
 
 __all__ = ["OpenAIResponsesModel"]
 
 
-class OpenAIResponsesModel(Model):
+class OpenAIResponsesModel(ClientModel):
     """A model of that name, asked through that client, or through the running event loop's client of those settings.
 
     With `model_is_explicit=False` the name is left out of requests that use a stored prompt, which names its own.
@@ -36,91 +30,21 @@ class OpenAIResponsesModel(Model):
     def __init__(
         self, model: str, openai_client: AsyncOpenAI | ClientSettings, *, model_is_explicit: bool = True
     ) -> None:
-        self.model = model
-        self._given_client = openai_client
+        super().__init__(model, openai_client)
         self._model_is_explicit = model_is_explicit
 
-    @property
-    def _client(self) -> AsyncOpenAI:
-        given = self._given_client
-        return client_for(given) if isinstance(given, ClientSettings) else given
-
-    def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
-        """What the official client's errors tell about trying again; None where they tell nothing."""
-        return advice_on(request)
-
-    async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]  # positional, as in the SDK
-        self,
-        system_instructions: str | None,
-        input: str | list[TResponseInputItem],
-        model_settings: ModelSettings,
-        tools: list[Tool],
-        output_schema: AgentOutputSchemaBase | None,
-        handoffs: list[Handoff[Any, Any]],
-        tracing: ModelTracing,
-        previous_response_id: str | None = None,
-        conversation_id: str | None = None,
-        prompt: ResponsePromptParam | None = None,
-    ) -> ModelResponse:
-        """The whole response at once. Raises ModelStreamFailed where it is failed or incomplete."""
-        request = ModelRequest(
-            system_instructions,
-            input,
-            model_settings,
-            tools,
-            output_schema,
-            handoffs,
-            tracing,
-            previous_response_id,
-            conversation_id,
-            prompt,
-        )
+    async def respond(self, request: ModelRequest) -> ModelResponse:
         arguments = create_arguments(self.model, request, stream=False, model_is_explicit=self._model_is_explicit)
         with clear_errors():
             response = cast("Response", await cast("Any", self._client.responses).create(**arguments))
         _check_complete(response)
         answer = ModelResponse.from_response(response)
-        if model_settings.preserve_raw_usage and response.usage is not None:
+        if request.model_settings.preserve_raw_usage and response.usage is not None:
             answer.raw_usage = response.usage.model_dump()
         return answer
 
-    @streams_in_batches("stream_batches")
-    async def stream_response(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        system_instructions: str | None,
-        input: str | list[TResponseInputItem],
-        model_settings: ModelSettings,
-        tools: list[Tool],
-        output_schema: AgentOutputSchemaBase | None,
-        handoffs: list[Handoff[Any, Any]],
-        tracing: ModelTracing,
-        previous_response_id: str | None = None,
-        conversation_id: str | None = None,
-        prompt: ResponsePromptParam | None = None,
-    ) -> AsyncGenerator[ResponseStreamEvent, None]:
-        """The response as the events that the API sends."""
-        request = ModelRequest(
-            system_instructions,
-            input,
-            model_settings,
-            tools,
-            output_schema,
-            handoffs,
-            tracing,
-            previous_response_id,
-            conversation_id,
-            prompt,
-        )
-        batches = self.stream_batches(request)
-        try:
-            async for batch in batches:
-                for event in batch.events:
-                    yield event
-        finally:
-            await batches.aclose()
-
     async def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
-        """The same, as one batch for each read from the network."""
+        """The events that the API sends, one batch for each read from the network."""
         responses: Any = self._client.responses
         streaming = getattr(responses, "with_streaming_response", None)
         if streaming is None:

@@ -225,6 +225,7 @@ async def test_a_tool_that_ignores_its_cancellation_is_left_behind(caplog: pytes
     assert "ignored its cancellation for 5 s: left behind" in caplog.text
     assert done == ["late"]
     assert await _outputs(session) == {"c1": CANCELLED_OUTPUT}
+    assert [item.type for item in result.new_items] == ["tool_call_item", "tool_call_output_item"]
     assert [event.kind for event in await _log(result)].count("run.end") == 1
 
 
@@ -318,6 +319,8 @@ async def test_cancel_from_a_thread() -> None:
         over.set()
         return "dropped"
 
+    # In debug mode asyncio refuses what is not safe from another thread.
+    asyncio.get_running_loop().set_debug(True)
     result = Runner.run_streamed(_agent(ScriptedModel([ToolCall("stop_it")]), stop_it), "hi")
     async for _ in result.stream_events():
         pass
@@ -465,3 +468,17 @@ async def test_cancelling_the_caller_of_run_cancels_the_run() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert await _outputs(session) == {"c1": CANCELLED_OUTPUT}
+
+
+async def test_cancelling_the_caller_while_the_run_is_saved() -> None:
+    """The last save is finished, and then the caller is cancelled although the run has its output."""
+    clock = FakeClock()
+    session = _SlowSession(clock, 2.0)
+    model = ScriptedModel(["done"], clock=clock)
+    running = asyncio.create_task(Runner.run(_agent(model), "hi", session=session, run_config=RunConfig(clock=clock)))
+    await clock.sleep(3.0)
+    assert len(model.calls) == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert len(await session.get_items()) == 2

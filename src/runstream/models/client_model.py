@@ -1,0 +1,119 @@
+"""What the models behind an official client have in common: the SDK's call signatures, over one request object."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from runstream.agent.handoff import Handoff
+from runstream.agent.items import ModelResponse, TResponseInputItem
+from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, streams_in_batches
+from runstream.agent.model_failure import advice_on
+from runstream.agent.output import AgentOutputSchemaBase
+from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest
+from runstream.agent.settings import ModelSettings
+from runstream.agent.tool import Tool
+from runstream.models.transport import ClientSettings, client_for
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.responses import ResponseStreamEvent
+    from openai.types.responses.response_prompt_param import ResponsePromptParam
+
+__all__ = ["ClientModel"]
+
+
+class ClientModel(Model):
+    """A model of that name, asked through that client, or through the running event loop's client of those settings.
+
+    Subclasses implement `respond` and `stream_batches`.
+    """
+
+    def __init__(self, model: str, openai_client: AsyncOpenAI | ClientSettings) -> None:
+        self.model = model
+        self._given_client = openai_client
+
+    @property
+    def _client(self) -> AsyncOpenAI:
+        given = self._given_client
+        return client_for(given) if isinstance(given, ClientSettings) else given
+
+    @abc.abstractmethod
+    async def respond(self, request: ModelRequest) -> ModelResponse:
+        """The whole response at once."""
+
+    @abc.abstractmethod
+    def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
+        """The response as events, one batch for each read from the network."""
+
+    def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
+        """What the official client's errors tell about trying again; None where they tell nothing."""
+        return advice_on(request)
+
+    # The SDK's models take the last three parameters by position, too.
+    async def get_response(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        system_instructions: str | None,
+        input: str | list[TResponseInputItem],
+        model_settings: ModelSettings,
+        tools: list[Tool],
+        output_schema: AgentOutputSchemaBase | None,
+        handoffs: list[Handoff[Any, Any]],
+        tracing: ModelTracing,
+        previous_response_id: str | None = None,
+        conversation_id: str | None = None,
+        prompt: ResponsePromptParam | None = None,
+    ) -> ModelResponse:
+        """The whole response at once. Raises ModelStreamFailed where it is failed or incomplete, UserError for what
+        the API cannot express, and the client's errors for requests that failed."""
+        return await self.respond(
+            ModelRequest(
+                system_instructions,
+                input,
+                model_settings,
+                tools,
+                output_schema,
+                handoffs,
+                tracing,
+                previous_response_id,
+                conversation_id,
+                prompt,
+            )
+        )
+
+    @streams_in_batches("stream_batches")
+    async def stream_response(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        system_instructions: str | None,
+        input: str | list[TResponseInputItem],
+        model_settings: ModelSettings,
+        tools: list[Tool],
+        output_schema: AgentOutputSchemaBase | None,
+        handoffs: list[Handoff[Any, Any]],
+        tracing: ModelTracing,
+        previous_response_id: str | None = None,
+        conversation_id: str | None = None,
+        prompt: ResponsePromptParam | None = None,
+    ) -> AsyncGenerator[ResponseStreamEvent, None]:
+        """The response as events of the Responses API, one by one."""
+        batches = self.stream_batches(
+            ModelRequest(
+                system_instructions,
+                input,
+                model_settings,
+                tools,
+                output_schema,
+                handoffs,
+                tracing,
+                previous_response_id,
+                conversation_id,
+                prompt,
+            )
+        )
+        try:
+            async for batch in batches:
+                for event in batch.events:
+                    yield event
+        finally:
+            await batches.aclose()

@@ -85,13 +85,15 @@ class RunTask(asyncio.Task[None]):
 class Place:
     """What a run knows of an in-process reader."""
 
-    __slots__ = ("cursor", "paces_turns")
+    __slots__ = ("cursor", "paces_turns", "silenced")
 
     def __init__(self, cursor: int, *, paces_turns: bool) -> None:
         self.cursor = cursor
         """The seq of the last event that it was handed."""
         self.paces_turns = paces_turns
         """Whether the next turn waits until it has been handed the last event of this one."""
+        self.silenced = False
+        """Whether an immediate cancel came while it was open: the SDK's view yields nothing more then."""
 
 
 class ActiveRun:
@@ -237,6 +239,9 @@ class ActiveRun:
         """Ask for the end: at once, or after this turn. Does nothing once the run has ended."""
         if mode not in ("immediate", "after_turn"):
             raise UserError(f"cancel mode must be 'immediate' or 'after_turn', not {mode!r}")
+        if mode == "immediate":
+            for place in self._readers:
+                place.silenced = True
         if self.ended or self.silenced:
             return
         self.cancel_mode = mode
@@ -264,6 +269,7 @@ class ActiveRun:
 
     def enter(self, place: Place) -> None:
         """A reader has begun."""
+        place.silenced = self.silenced
         self._readers.append(place)
 
     def leave(self, place: Place) -> None:

@@ -16,9 +16,11 @@ from runstream.agent.handoff import Handoff, handoff
 from runstream.agent.items import ItemHelpers, MessageOutputItem, ModelResponse, TResponseInputItem
 from runstream.agent.output import AgentOutputSchema, AgentOutputSchemaBase, output_schema_of
 from runstream.agent.tool import FunctionTool, HostedMCPTool
+from runstream.agent.usage import Usage
 from runstream.errors import MaxTurnsExceeded, ModelBehaviorError, ModelRefusalError, UserError
 from runstream.events.event import RunStatus
 from runstream.run.active import ActiveRun
+from runstream.run.collector import promote_imports
 from runstream.run.decide import Final, Plan, Toolbox, decide_end, plan_of
 from runstream.run.error_handlers import RunErrorData, RunErrorHandlerInput, RunErrorHandlerResult, handle_error
 from runstream.run.history import Conversation, cancelled_output, input_items_of, open_calls, without_orphans
@@ -59,7 +61,9 @@ async def drive(run: ActiveRun) -> None:
         raise
     except BaseException as raised:
         status, error = "failed", raised
-    save_error, cut_short = await settle(_wind_up(run, keeper), run.clock, 3 * run.config.cancel_timeout_s)
+    save_error, cut_short = None, False
+    if status != "completed" or run.session is not None or run.scope.has_tasks:
+        save_error, cut_short = await settle(_wind_up(run, keeper), run.clock, 3 * run.config.cancel_timeout_s)
     if save_error is not None and status == "completed":
         status = "failed"
     if save_error is not None:
@@ -67,6 +71,7 @@ async def drive(run: ActiveRun) -> None:
         save_error.__context__ = error
         error = save_error
     run.seal("failed" if error is not None else status, error)
+    promote_imports()
     if error is not None:
         raise error
     if interrupted is not None or (cut_short and not run.silenced):
@@ -256,7 +261,11 @@ async def _take_turn(
 
 def _take_in(run: ActiveRun, toolbox: Toolbox, conversation: Conversation, response: ModelResponse) -> Plan:
     """Count a complete response and put its items into the log."""
-    run.context.usage.add(response.usage)
+    usage = response.usage
+    if run.attempt > 1 and usage.requests == 1 and not usage.total_tokens:
+        # The attempts that failed have entries of their own; the one that succeeded gets one too.
+        usage = Usage.of_failed_request()
+    run.context.usage.add(usage)
     plan = plan_of(run.agent, toolbox, response)
     conversation.answered(response)
     for item in plan.items:

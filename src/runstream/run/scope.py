@@ -30,6 +30,11 @@ class Scope:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._left: set[asyncio.Task[Any]] = set()
 
+    @property
+    def has_tasks(self) -> bool:
+        """Whether anything that was spawned still runs."""
+        return bool(self._tasks)
+
     def spawn(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
         """Start work as a task of this scope. An error that the caller does not ask for is dropped."""
         task = asyncio.get_running_loop().create_task(work, name=name)

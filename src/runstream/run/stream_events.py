@@ -168,7 +168,7 @@ class StreamReader(_RunReader):
             raise StopAsyncIteration
         run, follower, place = self._run, self._follower, self._place
         while True:
-            if run.silenced:
+            if place.silenced:
                 try:
                     await run.wait_ended()
                 except BaseException:

@@ -222,12 +222,14 @@ async def test_leaving_a_plain_for_inside_a_loop_stops_a_slow_tool(way: str) -> 
 
 async def test_a_plain_for_over_a_run_that_goes_on_in_the_loop_is_refused() -> None:
     """Once the run has begun here, blocking this loop would stop it: a clear error says what to do."""
-    result = Runner.run_streamed(_agent("a b c"), "hi")
+    clock = FakeClock(autojump=False)
+    result = Runner.run_streamed(_agent(say("a b c", first_after_s=1.0), clock=clock), "hi")
     reader = result.stream_events()
     await anext(reader)
     with pytest.raises(UserError, match="read it there, with `async for`"):
         for _ in result:
             pass
+    clock.autojump = True
     async for _ in reader:
         pass
     assert len(list(result)) > 3

@@ -252,6 +252,16 @@ async def test_failures_before_content_are_retried_and_counted(streamed: bool) -
     assert [response.usage.requests for response in result.raw_responses] == [1]
 
 
+@both
+async def test_failed_attempts_count_although_the_answer_tells_no_usage(streamed: bool) -> None:
+    """Where the provider reports no tokens, each request still has its entry."""
+    clock = FakeClock()
+    model = ScriptedModel([Fault("http_error", status=503), Turn(("done",), usage="none")], clock=clock)
+    result = await _run(Agent(name="Ann", model=model), streamed=streamed, clock=clock)
+    usage = result.context_wrapper.usage
+    assert (usage.requests, [entry.total_tokens for entry in usage.request_usage_entries]) == (2, [0, 0])
+
+
 async def test_a_retry_is_invisible_to_readers() -> None:
     """Events of attempts that failed before content are not shown; what is shown names its attempt."""
     clock = FakeClock()

@@ -57,11 +57,10 @@ class AgentsException(Exception):
 
     code: str = "error"
     retryable: bool = False
-    run_data: RunErrorDetails | None
+    run_data: RunErrorDetails | None = None
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self.run_data = None
 
 
 class UserError(AgentsException):
@@ -140,7 +139,7 @@ class ModelStreamBroken(ModelBehaviorError):
 
 
 class ModelRefusalError(AgentsException):
-    """The model refused where a structured output was required."""
+    """The model refused to answer."""
 
     code = "model_refusal"
     refusal: str

@@ -160,6 +160,8 @@ class Agent(AgentBase[TContext]):
                     f"Agent {self.name!r} has the plain function {getattr(tool, '__name__', tool)!r} among its tools: "
                     "decorate it with @function_tool"
                 )
+            if not hasattr(tool, "name"):
+                raise UserError(f"Agent {self.name!r} has {tool!r:.80} among its tools, which is no tool")
         for target in self.handoffs:
             if not isinstance(cast("object", target), Agent | Handoff):
                 raise UserError(
@@ -186,8 +188,11 @@ class Agent(AgentBase[TContext]):
                 f"'instructions' callable must accept exactly 2 arguments (context, agent), "
                 f"but got {len(parameters)}: {list(parameters)}"
             )
-        text = instructions(run_context, self)
-        return await text if inspect.isawaitable(text) else text
+        made = instructions(run_context, self)
+        text = cast("object", await made if inspect.isawaitable(made) else made)
+        if text is not None and not isinstance(text, str):
+            raise UserError(f"the instructions of agent {self.name!r} must return a string, not {text!r:.80}")
+        return text
 
     async def get_prompt(self, run_context: RunContextWrapper[TContext]) -> ResponsePromptParam | None:
         """The stored prompt for this run, as the API takes it. Raises UserError where it has no `id`."""

@@ -141,6 +141,8 @@ def output_schema_of(output_type: Any) -> AgentOutputSchemaBase | None:
         return None
     if isinstance(output_type, AgentOutputSchemaBase):
         return output_type
+    if isinstance(output_type, str):
+        raise UserError(f"output_type is the string {output_type!r}: give the type itself")
     if inspect.isclass(output_type) and issubclass(output_type, AgentOutputSchemaBase):
         raise UserError(f"output_type is the class {output_type.__name__}: give an instance of it")
     return _cached(output_type) if _is_hashable(output_type) else AgentOutputSchema(output_type)

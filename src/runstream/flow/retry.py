@@ -70,9 +70,10 @@ class RetryPolicy:
 
 def policy_of(settings: ModelRetrySettings | None, model: Model, request: ModelRequest, *, stream: bool) -> RetryPolicy:
     """The policy that `ModelSettings.retry` describes; what it leaves open is the default."""
-    default = RetryPolicy()
     if settings is None:
-        return default
+        # A client that sends failed requests again by itself is left to it: two loops would multiply.
+        return RetryPolicy(max_retries=0) if getattr(model, "retries_itself", False) is True else RetryPolicy()
+    default = RetryPolicy()
     backoff = settings.backoff
     if not isinstance(backoff, ModelRetryBackoffSettings):
         backoff = ModelRetryBackoffSettings()

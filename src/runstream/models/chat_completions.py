@@ -6,6 +6,7 @@ those are in `chat_quirks` and the decoder.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.items import ModelResponse
@@ -83,17 +84,19 @@ class OpenAIChatCompletionsModel(ClientModel):
         completions: Any = self._client.chat.completions
         streaming = getattr(completions, "with_streaming_response", None)
         if streaming is None:
-            async for batch in _read_chunks(await completions.create(**arguments), decoder):
-                yield batch
+            async with aclosing(_read_chunks(await completions.create(**arguments), decoder)) as batches:
+                async for batch in batches:
+                    yield batch
             return
         async with open_stream(self._client, streaming.create, arguments) as body:
             try:
-                async for frames in body:
-                    events, error = _decode(decoder, frames)
-                    if events:
-                        yield _batch(events, body.request_id if decoder.closed else None)
-                    if error is not None:
-                        raise error
+                async with aclosing(aiter(body)) as reads:
+                    async for frames in reads:
+                        events, error = _decode(decoder, frames)
+                        if events:
+                            yield _batch(events, body.request_id if decoder.closed else None)
+                        if error is not None:
+                            raise error
             except ModelStreamTruncated:
                 if not decoder.closed:
                     raise

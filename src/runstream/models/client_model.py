@@ -14,6 +14,7 @@ from runstream.agent.output import AgentOutputSchemaBase
 from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest
 from runstream.agent.settings import ModelSettings
 from runstream.agent.tool import Tool
+from runstream.models.defaults import check_client
 from runstream.models.transport import ClientSettings, client_for
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class ClientModel(Model):
     """
 
     def __init__(self, model: str, openai_client: AsyncOpenAI | ClientSettings) -> None:
+        check_client(openai_client)
         self.model = model
         self._given_client = openai_client
 
@@ -38,6 +40,12 @@ class ClientModel(Model):
     def _client(self) -> AsyncOpenAI:
         given = self._given_client
         return client_for(given) if isinstance(given, ClientSettings) else given
+
+    @property
+    def retries_itself(self) -> bool:
+        """Whether the client that the user gave sends failed requests again: the run then does not."""
+        given = self._given_client
+        return not isinstance(given, ClientSettings) and getattr(given, "max_retries", 0) > 0
 
     @abc.abstractmethod
     async def respond(self, request: ModelRequest) -> ModelResponse:

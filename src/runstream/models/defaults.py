@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 __all__ = [
+    "check_client",
     "is_official_openai_base_url",
     "is_official_openai_client",
     "set_default_openai_api",
@@ -40,8 +41,15 @@ def set_default_openai_key(key: str | None, use_for_tracing: bool = True) -> Non
     defaults.api_key = key
 
 
+def check_client(client: object) -> None:
+    """Raises UserError for the synchronous client, which would block the event loop."""
+    if type(client).__name__ in ("OpenAI", "AzureOpenAI") and type(client).__module__.startswith("openai"):
+        raise UserError(f"the client must be asynchronous: pass openai.Async{type(client).__name__}(...)")
+
+
 def set_default_openai_client(client: AsyncOpenAI | None, use_for_tracing: bool = True) -> None:
     """The client for models that are not given one. It keeps its own transport, retries and time limits."""
+    check_client(client)
     defaults.client = client
 
 

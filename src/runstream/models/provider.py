@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runstream.agent.model import Model, ModelProvider
 from runstream.agent.settings import get_default_model
 from runstream.errors import UserError
-from runstream.models.defaults import defaults
+from runstream.models.defaults import check_client, defaults
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -56,6 +56,7 @@ class OpenAIProvider(ModelProvider):
         ):
             if value:
                 raise UserError(f"OpenAIProvider({name}=...) is not supported by this version of runstream")
+        check_client(openai_client)
         self._client = openai_client
         self._api_key = api_key
         self._base_url = base_url

@@ -53,12 +53,15 @@ class OpenAIResponsesModel(ClientModel):
                 async for batch in batches:
                     yield batch
             return
-        async with open_stream(
-            self._client,
-            streaming.create,
-            create_arguments(self.model, request, stream=True, model_is_explicit=self._model_is_explicit),
-        ) as body:
-            async for frames in body:
+        async with (
+            open_stream(
+                self._client,
+                streaming.create,
+                create_arguments(self.model, request, stream=True, model_is_explicit=self._model_is_explicit),
+            ) as body,
+            aclosing(aiter(body)) as reads,
+        ):
+            async for frames in reads:
                 events, kept, broken = decode_frames(frames)
                 if events:
                     last: Any = events[-1]

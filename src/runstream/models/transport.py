@@ -12,7 +12,7 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx2
 import openai
@@ -120,6 +120,9 @@ def _new_client(settings: ClientSettings) -> AsyncOpenAI:
 def _clients_of(loop: asyncio.AbstractEventLoop) -> _LoopClients:
     clients = _clients.get(loop)
     if clients is None:
+        for other in [other for other in _clients if other.is_closed()]:
+            # Closed without a shutdown of its asynchronous generators: its clients can only be let go.
+            del _clients[other]
         clients = _clients[loop] = _LoopClients()
         clients.keeper = _close_at_shutdown(clients)
         # An event loop closes the asynchronous generators that were begun in it when it shuts down (asyncio.run
@@ -236,6 +239,8 @@ class StreamBody:
             raise _truncated(error) from error
         except ValueError as error:
             raise ModelStreamBroken(str(error)) from error
+        finally:
+            await cast("AsyncGenerator[bytes, None]", chunks).aclose()
         rest = decoder.close()
         if rest and not rest.endswith(b"[DONE]"):  # llama.cpp ends so, without the blank line
             raise ModelStreamTruncated(f"The model's stream ended in the middle of a frame: {rest[:200]!r}")

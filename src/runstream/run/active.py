@@ -15,9 +15,10 @@ from typing import Any, Literal, cast
 from runstream.agent.agent import Agent
 from runstream.agent.context import RunContextWrapper
 from runstream.agent.hooks import RunHooksBase
-from runstream.agent.items import RunItem, TResponseInputItem
+from runstream.agent.items import MessageOutputItem, RunItem, TResponseInputItem
 from runstream.agent.model import ModelBatch
 from runstream.errors import AgentsException, RunErrorDetails, UserError
+from runstream.events.codec import plain
 from runstream.events.event import (
     AGENT_START,
     ITEM,
@@ -67,25 +68,27 @@ class RunTask(asyncio.Task[None]):
     """The task of a run, which knows whether anybody waits for it: such a run is not abandoned."""
 
     claimed = False
-    awaited = False
-    """Whether somebody awaits the task itself, and thus the end of the run: no turn waits for a reader any more."""
+    """Whether somebody awaits the task, and thus the end of the run: no turn waits for a reader any more."""
     on_await: Callable[[], None] | None = None
 
     def __await__(self) -> Any:
-        self.claimed = self.awaited = True
-        if self.on_await is not None:
-            self.on_await()
+        self._claim()
         return super().__await__()
 
-    def add_done_callback(self, fn: Any, /, *, context: contextvars.Context | None = None) -> None:
+    def _claim(self) -> None:
         self.claimed = True
+        if self.on_await is not None:
+            self.on_await()
+
+    def add_done_callback(self, fn: Any, /, *, context: contextvars.Context | None = None) -> None:
+        self._claim()  # `asyncio.wait`, `gather`, `wait_for` and `shield` await so
         super().add_done_callback(fn, context=context)
 
 
 class Place:
     """What a run knows of an in-process reader."""
 
-    __slots__ = ("cursor", "paces_turns", "silenced")
+    __slots__ = ("cursor", "paces_turns", "silenced", "task", "waits")
 
     def __init__(self, cursor: int, *, paces_turns: bool) -> None:
         self.cursor = cursor
@@ -94,6 +97,10 @@ class Place:
         """Whether the next turn waits until it has been handed the last event of this one."""
         self.silenced = False
         """Whether an immediate cancel came while it was open: the SDK's view yields nothing more then."""
+        self.task: asyncio.Task[Any] | None = None
+        """The task that opened it."""
+        self.waits = False
+        """Whether it waits for the next event."""
 
 
 class ActiveRun:
@@ -101,9 +108,11 @@ class ActiveRun:
 
     __slots__ = (
         "__weakref__",
+        "_end_waiters",
         "_gate",
         "_readers",
         "_waiters",
+        "_was_read",
         "agent",
         "attempt",
         "auto_previous_response_id",
@@ -187,6 +196,8 @@ class ActiveRun:
         self.gate_seq: float = math.inf
         """While the loop waits for a reader: the seq of the event that it waits to be handed over."""
         self._waiters = 0
+        self._was_read = False
+        self._end_waiters: list[asyncio.Future[None]] = []
 
     # Starting and ending.
 
@@ -236,7 +247,7 @@ class ActiveRun:
         return self.cancel_mode == "after_turn"
 
     def cancel(self, mode: CancelMode) -> None:
-        """Ask for the end: at once, or after this turn. Does nothing once the run has ended."""
+        """Ask for the end: at once, or after this turn. Once the run has ended, only open readers are cut short."""
         if mode not in ("immediate", "after_turn"):
             raise UserError(f"cancel mode must be 'immediate' or 'after_turn', not {mode!r}")
         if mode == "immediate":
@@ -249,6 +260,11 @@ class ActiveRun:
         if mode == "immediate" and self.begun and self.task is not None:
             _cancel(self.task)
 
+    def check_cancelled(self) -> None:
+        """Raises CancelledError after an immediate cancel: code of the caller's may have swallowed the one it got."""
+        if self.silenced:
+            raise asyncio.CancelledError
+
     def error_told(self) -> None:
         """A reader has told the caller how the run ended: asyncio need not report the error as never retrieved."""
         if self.task is not None and self.task.done() and not self.task.cancelled():
@@ -256,20 +272,29 @@ class ActiveRun:
 
     async def wait_ended(self) -> None:
         """Return once `run.end` is written. Never raises the run's error."""
-        self.check_loop()
+        loop = self.check_loop()
+        if self.ended:
+            return
         self._waiters += 1
         self._open_gate()
+        end = loop.create_future()
+        self._end_waiters.append(end)
         try:
-            while not self.ended:
-                await self.log.wait(self.log.last_seq)
+            await end
         finally:
             self._waiters -= 1
+            if not self.ended:
+                self._end_waiters.remove(end)
+                if self._was_read:
+                    self._check_abandoned()
 
     # Readers.
 
     def enter(self, place: Place) -> None:
         """A reader has begun."""
         place.silenced = self.silenced
+        place.task = asyncio.current_task()
+        self._was_read = True
         self._readers.append(place)
 
     def leave(self, place: Place) -> None:
@@ -278,10 +303,12 @@ class ActiveRun:
             return
         self._readers.remove(place)
         self._check_gate()
-        task = self.task
+        self._check_abandoned()
+
+    def _check_abandoned(self) -> None:
         if self._readers or self.ended or self.config.on_abandon == "detach" or self._waiters:
             return
-        if task is not None and not task.claimed:
+        if self.task is not None and not self.task.claimed:
             self.cancel("immediate")
 
     async def pause_between_turns(self) -> None:
@@ -289,7 +316,7 @@ class ActiveRun:
         reader = self._pacing_reader()
         if reader is None or reader.cursor >= self.log.last_seq or self._waiters:
             return
-        if self.task is not None and self.task.awaited:
+        if (self.task is not None and self.task.claimed) or self._is_left_idle(reader):
             return
         self._gate = asyncio.get_running_loop().create_future()
         self.gate_seq = self.log.last_seq
@@ -298,6 +325,19 @@ class ActiveRun:
         finally:
             self._gate = None
             self.gate_seq = math.inf
+
+    def comes_to_wait(self, place: Place) -> None:
+        """A reader has everything and waits. If it was opened by the task that also opened the reader which the turn
+        waits for, that one is left idle, and nobody will read from it meanwhile."""
+        place.waits = True
+        reader = self._pacing_reader() if self._gate is not None else None
+        if reader is not None and self._is_left_idle(reader):
+            self._open_gate()
+
+    def _is_left_idle(self, reader: Place) -> bool:
+        return any(
+            place.waits and place is not reader and place.task is reader.task is not None for place in self._readers
+        )
 
     def handed_over(self) -> None:
         """A reader has come to `gate_seq`."""
@@ -363,8 +403,6 @@ class ActiveRun:
         if since is None:
             return
         self.fold.abandon_response()
-        from runstream.agent.items import MessageOutputItem
-
         for message in partial_messages(self.log, since):
             self.emit_item(MessageOutputItem(agent=self.agent, raw_item=message))
 
@@ -388,10 +426,14 @@ class ActiveRun:
             "output_tokens": usage.output_tokens,
             "total_tokens": usage.total_tokens,
         }
-        data = RunEnd(status, info, self.final_output, counts)
+        data = RunEnd(status, info, plain(self.final_output), counts)
         live = error if error is not None else self.final_output
         self.fold.apply(self.log.append(RUN_END, self.now(), self.agent.name, data, live=live))
         self._open_gate()
+        for waiter in self._end_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._end_waiters.clear()
 
     def error_details(self) -> RunErrorDetails:
         """What the run has, for an error's `run_data`."""

@@ -165,14 +165,18 @@ def latest_of_each(items: Sequence[TResponseInputItem]) -> list[TResponseInputIt
 
 def open_calls(items: Iterable[Any]) -> list[ToolCallItem | HandoffCallItem]:
     """The function calls among the items that no output answers."""
-    calls: dict[str, ToolCallItem | HandoffCallItem] = {}
+    calls: list[ToolCallItem | HandoffCallItem] = []
     for item in items:
+        call_id = read_field(getattr(item, "raw_item", None), "call_id")
         if isinstance(item, ToolCallItem | HandoffCallItem):
             if read_field(item.raw_item, "type") == "function_call":
-                calls[read_field(item.raw_item, "call_id")] = item
-        else:
-            calls.pop(read_field(getattr(item, "raw_item", None), "call_id"), None)
-    return list(calls.values())
+                calls.append(item)
+        elif call_id is not None:
+            # One output answers one call, also where a model gave two of them the same id.
+            answered = next((call for call in calls if read_field(call.raw_item, "call_id") == call_id), None)
+            if answered is not None:
+                calls.remove(answered)
+    return calls
 
 
 def cancelled_output(call: ToolCallItem | HandoffCallItem, output: str = CANCELLED_OUTPUT) -> ToolCallOutputItem:

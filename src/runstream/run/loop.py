@@ -1,13 +1,16 @@
 """The one loop. `run`, `run_sync` and `run_streamed` are this: turns until there is an output, an error or a cancel.
 
-Every path through `drive` writes `run.end` exactly once, after the history was made valid and saved.
+Every path through `drive` writes `run.end` exactly once: after the history was made valid and saved, unless saving
+takes longer than its limit or the event loop itself is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 from runstream.agent.agent import Agent
@@ -17,7 +20,7 @@ from runstream.agent.items import ItemHelpers, MessageOutputItem, ModelResponse,
 from runstream.agent.output import AgentOutputSchema, AgentOutputSchemaBase, output_schema_of
 from runstream.agent.tool import FunctionTool, HostedMCPTool
 from runstream.agent.usage import Usage
-from runstream.errors import MaxTurnsExceeded, ModelBehaviorError, ModelRefusalError, UserError
+from runstream.errors import AgentsException, MaxTurnsExceeded, ModelBehaviorError, ModelRefusalError, UserError
 from runstream.events.event import RunStatus
 from runstream.run.active import ActiveRun
 from runstream.run.collector import promote_imports
@@ -51,10 +54,15 @@ async def drive(run: ActiveRun) -> None:
         if not run.silenced:
             status = await _take_turns(run, keeper)
     except asyncio.CancelledError as cancelled:
+        task = asyncio.current_task()
         if run.silenced:
             _uncancel()
-        else:
+        elif task is not None and task.cancelling():
             interrupted = cancelled
+        else:
+            # Nobody cancelled this run: something that it waited for was, and that must not pass for an end.
+            status, error = "failed", AgentsException("Something that the run waited for was cancelled.")
+            error.__cause__ = cancelled
     except GeneratorExit:
         # The event loop is gone: nothing can be waited for any more.
         run.seal("cancelled", None)
@@ -63,7 +71,7 @@ async def drive(run: ActiveRun) -> None:
         status, error = "failed", raised
     save_error, cut_short = None, False
     if status != "completed" or run.session is not None or run.scope.has_tasks:
-        save_error, cut_short = await settle(_wind_up(run, keeper), run.clock, 3 * run.config.cancel_timeout_s)
+        save_error, cut_short = await settle(partial(_wind_up, run, keeper), run.clock, 3 * run.config.cancel_timeout_s)
     if save_error is not None and status == "completed":
         status = "failed"
     if save_error is not None:
@@ -72,10 +80,14 @@ async def drive(run: ActiveRun) -> None:
         error = save_error
     run.seal("failed" if error is not None else status, error)
     promote_imports()
-    if error is not None:
-        raise error
-    if interrupted is not None or (cut_short and not run.silenced):
-        raise interrupted or asyncio.CancelledError()
+    try:
+        if error is not None:
+            raise error
+        if interrupted is not None or (cut_short and not run.silenced):
+            raise interrupted or asyncio.CancelledError()
+    finally:
+        # An error's traceback holds this frame: without this the run and its log would wait for the garbage collector.
+        del run, keeper, error, save_error, interrupted
 
 
 def _uncancel() -> None:
@@ -144,7 +156,7 @@ class SessionKeeper:
             return
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            await writing
+            await self._finish(writing)
         items = list(run.items)
         if open_calls(items):
             return  # in the middle of a turn: a stored call without its output would spoil the next run
@@ -153,12 +165,15 @@ class SessionKeeper:
         if not new:
             return
         self._writing = asyncio.get_running_loop().create_task(_write(session, new))
+        await self._finish(self._writing if last else asyncio.shield(self._writing))
+        self._writing = None
+
+    async def _finish(self, writing: asyncio.Future[None]) -> None:
         try:
-            await (self._writing if last else asyncio.shield(self._writing))
+            await writing
         except Exception:
             self._failed = True
             raise
-        self._writing = None
 
 
 async def _write(session: Session, items: list[TResponseInputItem]) -> None:
@@ -190,6 +205,7 @@ async def _take_turns(run: ActiveRun, keeper: SessionKeeper) -> RunStatus:
                 raise error
             await _finish(run, final)
             return "completed"
+        run.check_cancelled()
         run.turn += 1
         agent = run.agent
         outcome = await _take_turn(run, conversation, base, tools_used=id(agent) in users_of_tools)
@@ -246,6 +262,7 @@ async def _take_turn(
     )
     if plan.error is not None:
         raise plan.error
+    run.check_cancelled()
     await answer_unknown_calls(run, plan)
     results = await run_functions(run, plan.functions)
     if plan.handoffs:
@@ -364,7 +381,7 @@ def _message_of(agent: Agent[Any], output: Any) -> MessageOutputItem:
     text = output if isinstance(output, str) else _json_text(plain(output))
     message = ResponseOutputMessage.model_validate(
         {
-            "id": f"msg_{id(output):x}",
+            "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
             "role": "assistant",
             "status": "completed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -32,8 +33,10 @@ __all__ = ["call_model", "input_of", "model_of", "request_of"]
 
 _T = TypeVar("_T")
 
+_logger = logging.getLogger("runstream")
+
 # After the terminal event only the end of the body is to come; reading it lets the connection be used again.
-_DRAIN_S = 1.0
+_DRAIN_S = 0.25
 # So many events of a fast model are written before the readers get a turn. Few enough that they are still kept as
 # objects then, many enough that the turn costs little.
 _UNREAD_EVENTS = 32
@@ -229,8 +232,9 @@ async def _drain(run: ActiveRun, batches: Any) -> None:
         async with run.clock.timeout(_DRAIN_S):
             async for _ in batches:
                 pass
-    except (TimeoutError, ModelTimeoutError, ModelStreamTruncated):
-        pass  # the response is complete; only the connection is lost
+    except Exception as error:
+        # The response is complete: only the connection is lost.
+        _logger.debug("after the end of a model's response: %r", error)
 
 
 def _failure_of(event: Any) -> ModelStreamFailed:

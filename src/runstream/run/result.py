@@ -219,6 +219,8 @@ class RunResultStreaming(RunResultBase):
     @property
     def run_loop_exception(self) -> BaseException | None:
         """The run's error, once it has ended with one."""
+        if self._run.error is not None:
+            self._run.error_told()
         return self._run.error
 
     @property

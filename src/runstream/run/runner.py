@@ -164,9 +164,11 @@ def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], 
             raise UserError(
                 f"input holds the plain string {item!r:.80}: an item is a dict, as {{'role': 'user', 'content': ...}}"
             )
+    if isinstance(input, list):
+        input = list(input)  # the caller may go on with theirs
     max_turns = options["max_turns"]
-    if max_turns is not None and max_turns < 0:
-        raise UserError(f"max_turns must be at least 0, or None for no limit, not {max_turns}")
+    if max_turns is not None and (not isinstance(max_turns, int) or isinstance(max_turns, bool) or max_turns < 0):
+        raise UserError(f"max_turns must be a whole number from 0, or None for no limit, not {max_turns!r}")
     config = RunConfig.of(options.pop("run_config"))
     config.check_supported()
     session = options["session"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from runstream.clock import Clock
@@ -85,20 +85,27 @@ async def _wait(tasks: set[asyncio.Task[Any]], clock: Clock, timeout_s: float) -
         timer.cancel()
 
 
-async def settle(work: Coroutine[Any, Any, None], clock: Clock, timeout_s: float) -> tuple[Exception | None, bool]:
+async def settle(
+    work: Callable[[], Coroutine[Any, Any, None]], clock: Clock, timeout_s: float
+) -> tuple[Exception | None, bool]:
     """Carry out work that must not be given up when the caller is cancelled, within a limit.
 
-    Returns its error (a TimeoutError past the limit) and whether the caller was cancelled meanwhile.
+    At the end of an event loop every task is cancelled, the one that does the work as well: it is begun once more
+    then, since the loop waits for the caller. Returns the work's error (a TimeoutError past the limit) and whether the
+    caller was cancelled meanwhile.
     """
-    task = asyncio.get_running_loop().create_task(work)
-    tasks: set[asyncio.Task[Any]] = {task}
-    interrupted = False
+    task = asyncio.get_running_loop().create_task(work())
+    interrupted = begun_again = False
     while True:
         try:
-            in_time = await _wait(tasks, clock, timeout_s)
-            break
+            in_time = await _wait({task}, clock, timeout_s)
         except asyncio.CancelledError:
             interrupted = True
+            continue
+        if not (task.done() and task.cancelled() and interrupted) or begun_again:
+            break
+        begun_again = True
+        task = asyncio.get_running_loop().create_task(work())
     if not in_time:
         task.cancel()
         task.add_done_callback(_drop)

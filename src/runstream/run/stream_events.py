@@ -183,12 +183,15 @@ class StreamReader(_RunReader):
                     self._close()
                     self._raise_error()
                     raise StopAsyncIteration
+                run.comes_to_wait(place)
                 try:
                     await follower.wait()
                 except BaseException:
                     # Whoever keeps the error keeps this frame, and must not thereby keep the reader open.
                     del self
                     raise
+                finally:
+                    place.waits = False
                 continue
             place.cursor = seq = event.seq
             if seq >= run.gate_seq:
@@ -213,22 +216,28 @@ class EventReader(_RunReader):
     def __aiter__(self) -> EventReader:
         return self
 
+    def __iter__(self) -> NoReturn:
+        raise TypeError("events() is asynchronous: use `async for`")
+
     async def __anext__(self) -> Event:
         if self._state == "new":
             self._open()
         elif self._state == "closed":
             raise StopAsyncIteration
-        follower = self._follower
+        run, follower, place = self._run, self._follower, self._place
         while True:
             event = follower.next_nowait()
             if event is not None:
                 return event
             if follower.at_end:
                 self._close()
-                self._run.error_told()
+                run.error_told()
                 raise StopAsyncIteration
+            run.comes_to_wait(place)
             try:
                 await follower.wait()
             except BaseException:
                 del self  # as in StreamReader
                 raise
+            finally:
+                place.waits = False

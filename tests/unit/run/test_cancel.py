@@ -134,6 +134,19 @@ async def test_cancel_after_the_end_changes_nothing(mode: Any) -> None:
     assert result.final_output == "done"
 
 
+async def test_cancel_cuts_a_reader_short_although_the_run_has_ended() -> None:
+    """A quick run may be over before its events are read: cancel() still ends the iteration that is open."""
+    result = Runner.run_streamed(_agent(ScriptedModel(["one two three"])), "hi")
+    await result.wait()
+    count = 0
+    async for _ in result.stream_events():
+        count += 1
+        result.cancel()
+    assert count == 1
+    assert result.final_output == "one two three"
+    assert len([event async for event in result.stream_events()]) > 5
+
+
 async def test_an_unknown_mode_is_refused() -> None:
     """cancel() names the two modes that there are."""
     result = Runner.run_streamed(_agent(ScriptedModel(["x"])), "hi")

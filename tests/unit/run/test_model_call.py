@@ -196,7 +196,7 @@ async def test_a_stream_that_goes_silent_after_its_end_is_not_waited_for() -> No
     result = Runner.run_streamed(Agent(name="Ann", model=model), "hi", run_config=RunConfig(clock=clock))
     await result.wait()
     assert result.final_output == "one two"
-    assert clock.now() - FakeClock().now() == 1.0
+    assert clock.now() - FakeClock().now() == 0.25
     assert model.closed_by == [result.run_loop_task]
 
 

@@ -186,8 +186,8 @@ async def test_settling_gives_the_outcome() -> None:
         raise ValueError("no")
 
     clock = FakeClock()
-    assert await settle(fine(), clock, 5.0) == (None, False)
-    error, interrupted = await settle(fails(), clock, 5.0)
+    assert await settle(fine, clock, 5.0) == (None, False)
+    error, interrupted = await settle(fails, clock, 5.0)
     assert isinstance(error, ValueError)
     assert not interrupted
 
@@ -204,7 +204,7 @@ async def test_a_cancelled_caller_waits_for_the_work() -> None:
             steps.append(step)
 
     async def caller() -> None:
-        results.append(await settle(work(), clock, 30.0))
+        results.append(await settle(work, clock, 30.0))
 
     task = asyncio.ensure_future(caller())
     for _ in range(2):
@@ -228,7 +228,7 @@ async def test_work_that_takes_too_long_is_given_up() -> None:
             cancelled.append(True)
 
     before = clock.now()
-    error, interrupted = await settle(slow(), clock, 15.0)
+    error, interrupted = await settle(slow, clock, 15.0)
     assert isinstance(error, TimeoutError)
     assert "not done within 15 s" in str(error)
     assert not interrupted
@@ -242,7 +242,7 @@ async def test_work_that_ignores_its_end_is_left() -> None:
     """Work that cannot be cancelled does not hold the caller, and its late error is not reported."""
     clock = FakeClock()
     stubborn = Stubborn(ValueError("late"))
-    done = asyncio.ensure_future(settle(_nothing(stubborn), clock, 15.0))
+    done = asyncio.ensure_future(settle(lambda: _nothing(stubborn), clock, 15.0))
     error, _ = await done
     assert isinstance(error, TimeoutError)
     stubborn.let_go()
@@ -260,6 +260,6 @@ async def test_work_that_cancels_itself_is_not_done() -> None:
     async def work() -> None:
         raise asyncio.CancelledError
 
-    error, interrupted = await settle(work(), FakeClock(), 5.0)
+    error, interrupted = await settle(work, FakeClock(), 5.0)
     assert isinstance(error, RuntimeError)
     assert not interrupted

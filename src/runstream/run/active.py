@@ -326,11 +326,10 @@ class ActiveRun:
             self._gate = None
             self.gate_seq = math.inf
 
-    def comes_to_wait(self, place: Place) -> None:
-        """A reader has everything and waits. If it was opened by the task that also opened the reader which the turn
-        waits for, that one is left idle, and nobody will read from it meanwhile."""
-        place.waits = True
-        reader = self._pacing_reader() if self._gate is not None else None
+    def reader_waits(self) -> None:
+        """A reader has everything and waits, while the turn waits for a reader. If the same task opened both, the one
+        that the turn waits for is left idle, and nobody will read from it meanwhile."""
+        reader = self._pacing_reader()
         if reader is not None and self._is_left_idle(reader):
             self._open_gate()
 

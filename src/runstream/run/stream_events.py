@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
@@ -183,7 +184,9 @@ class StreamReader(_RunReader):
                     self._close()
                     self._raise_error()
                     raise StopAsyncIteration
-                run.comes_to_wait(place)
+                place.waits = True
+                if run.gate_seq < math.inf:
+                    run.reader_waits()
                 try:
                     await follower.wait()
                 except BaseException:
@@ -233,7 +236,9 @@ class EventReader(_RunReader):
                 self._close()
                 run.error_told()
                 raise StopAsyncIteration
-            run.comes_to_wait(place)
+            place.waits = True
+            if run.gate_seq < math.inf:
+                run.reader_waits()
             try:
                 await follower.wait()
             except BaseException:

@@ -191,8 +191,13 @@ class ScriptedModel(Model):
         events = [event async for event in self._events(step, call)]
         last: Any = events[-1] if events else None
         kind = last.type if events else ""
-        if kind in ("response.completed", "response.incomplete"):
+        if kind == "response.completed":
             return ModelResponse.from_response(last.response)
+        if kind == "response.incomplete":
+            reason = last.response.incomplete_details.reason
+            raise ModelStreamFailed(
+                f"The model's response is incomplete ({reason}).", event_type=kind, error_code=reason
+            )
         if kind in ("error", "response.failed"):
             error = last if kind == "error" else last.response.error
             raise ModelStreamFailed(error.message, event_type=kind, error_code=error.code)

@@ -24,7 +24,14 @@ from runstream.events.construct import SharedNames, construct, set_dict, set_ext
 if TYPE_CHECKING:
     from openai.types.responses import ResponseStreamEvent
 
-__all__ = ["DELTA_CLASSES", "TEXT_DELTA_PREFIX", "UnknownModelEvent", "build_event", "text_delta_event"]
+__all__ = [
+    "DELTA_CLASSES",
+    "TEXT_DELTA_PREFIX",
+    "UnknownModelEvent",
+    "build_event",
+    "new_text_delta",
+    "text_delta_event",
+]
 
 
 class UnknownModelEvent(BaseModel):
@@ -85,16 +92,25 @@ def text_delta_event(data: bytes) -> ResponseStreamEvent:
     decoded = _decode_text_delta(data)
     if decoded.logprobs:
         raise msgspec.ValidationError("with logprobs")
+    return new_text_delta(
+        decoded.item_id, decoded.output_index, decoded.content_index, decoded.delta, decoded.sequence_number
+    )
+
+
+def new_text_delta(
+    item_id: str, output_index: int, content_index: int, delta: str, sequence_number: int
+) -> ResponseStreamEvent:
+    """A text delta without logprobs."""
     event: Any = _new(ResponseTextDeltaEvent)
     set_dict(
         event,
         {
-            "content_index": decoded.content_index,
-            "delta": decoded.delta,
-            "item_id": decoded.item_id,
-            "logprobs": decoded.logprobs,
-            "output_index": decoded.output_index,
-            "sequence_number": decoded.sequence_number,
+            "content_index": content_index,
+            "delta": delta,
+            "item_id": item_id,
+            "logprobs": [],
+            "output_index": output_index,
+            "sequence_number": sequence_number,
             "type": _TEXT_DELTA,
         },
     )

@@ -19,10 +19,10 @@ import msgspec
 from openai.types.responses import Response, ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
 
 from runstream.errors import ModelBehaviorError, ModelStreamBroken, ModelStreamFailed, ModelStreamTruncated, UserError
+from runstream.events.model_event import build_event, new_text_delta
 from runstream.models.chat_calls import Call, CallTable
 from runstream.models.chat_parts import ITEM_PREFIXES, KINDS, Item, Part, logprob, new_id
 from runstream.models.chat_quirks import REASONING_FIELDS, error_of, finish_of, text_parts, usage_of
-from runstream.models.decode import build_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -106,7 +106,11 @@ class ChatDecoder:
             if reason:
                 self._take_finish(reason, choice, chunk)
             delta = choice.get("delta")
-            if delta:
+            if delta and len(delta) == 1 and "content" in delta:
+                # The most frequent chunk of all.
+                if delta["content"]:
+                    self._take_content(delta["content"], choice)
+            elif delta:
                 for field, take in _FIELDS:
                     value = delta.get(field)
                     if value:
@@ -220,6 +224,14 @@ class ChatDecoder:
         elif self._thinking is not None and part.item is not self._thinking:
             self._end_reasoning()
         part.text.write(text)
+        if kind == "output_text" and not logprobs:
+            place = part.place
+            event = new_text_delta(
+                place["item_id"], place["output_index"], place["content_index"], text, self._sequence
+            )
+            self._sequence += 1
+            self._out.append(event)
+            return
         fields = part.delta.copy()
         fields["delta"] = text
         if kind == "output_text":

@@ -427,6 +427,7 @@ async def test_leaving_closes_the_connection() -> None:
             async for _ in body:
                 break
         await server.gone.wait()
+        assert server.gone.is_set()
 
 
 async def test_an_exception_closes_the_connection() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 __all__ = [
     "AgentsException",
     "CursorExpired",
+    "CursorInvalid",
+    "LeaseLost",
     "MaxTurnsExceeded",
     "MissingExtra",
     "ModelBehaviorError",
@@ -23,6 +25,11 @@ __all__ = [
     "ModelStreamTruncated",
     "ModelTimeoutError",
     "RunErrorDetails",
+    "RunExists",
+    "RunNotFound",
+    "RunSealed",
+    "StoreError",
+    "StoreUnavailable",
     "ToolTimeoutError",
     "UserError",
 ]
@@ -185,4 +192,75 @@ class CursorExpired(AgentsException):
         super().__init__(
             f"events after {after} are no longer kept: the oldest kept is {first_seq}; "
             f"read again with after={first_seq - 1}, or raise RunConfig(max_log_events=...)"
+        )
+
+
+class CursorInvalid(AgentsException):
+    """A cursor that does not belong to the log: malformed, ahead of it, or of another history.
+
+    `reason` is one of `malformed`, `ahead`, `other_history`; `resync_after` is the seq to go on from.
+    """
+
+    code = "cursor_invalid"
+
+    def __init__(self, cursor: str, reason: str, resync_after: int) -> None:
+        self.cursor = cursor
+        self.reason = reason
+        self.resync_after = resync_after
+        super().__init__(f"the cursor {cursor!r} is {reason.replace('_', ' ')}: go on with after={resync_after}")
+
+
+class StoreError(AgentsException):
+    """The store cannot be used: read-only, damaged, of a newer version, refused by its server."""
+
+    code = "store_error"
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be used at present: not reachable, locked by another process, full."""
+
+    code = "store_unavailable"
+    retryable = True
+
+
+class RunNotFound(AgentsException):
+    """There is no such run: it never was, was deleted, or is past its time of keeping."""
+
+    code = "run_not_found"
+
+    def __init__(self, run_id: str, store: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"there is no run {run_id!r} in {store}: it was deleted, has expired, or is in another store")
+
+
+class RunExists(AgentsException):
+    """A run of that id is there already."""
+
+    code = "run_exists"
+
+    def __init__(self, run_id: str, store: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"there is a run {run_id!r} in {store} already")
+
+
+class RunSealed(AgentsException):
+    """The run has ended: nothing can be asked of it any more."""
+
+    code = "run_sealed"
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"the run {run_id!r} has ended: it takes no commands any more")
+
+
+class LeaseLost(AgentsException):
+    """Another worker has taken the run over; what this one did since is not in the log."""
+
+    code = "lease_lost"
+
+    def __init__(self, run_id: str, reason: str = "another worker has taken it over") -> None:
+        self.run_id = run_id
+        self.reason = reason
+        super().__init__(
+            f"the run {run_id!r} is no longer this process's: {reason}; read on with Runner.attach({run_id!r}, ...)"
         )

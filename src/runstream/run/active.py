@@ -119,6 +119,7 @@ class ActiveRun:
         "begun",
         "cancel_mode",
         "clock",
+        "closed",
         "config",
         "context",
         "conversation_id",
@@ -191,6 +192,8 @@ class ActiveRun:
         self.cancel_mode: CancelMode | None = None
         self.task: RunTask | None = None
         self.begun = False
+        self.closed = False
+        """Whether the run winds up: what its turns still write comes too late."""
         self._readers: list[Place] = []
         self._gate: asyncio.Future[None] | None = None
         self.gate_seq: float = math.inf
@@ -261,8 +264,13 @@ class ActiveRun:
             _cancel(self.task)
 
     def check_cancelled(self) -> None:
-        """Raises CancelledError after an immediate cancel: code of the caller's may have swallowed the one it got."""
-        if self.silenced:
+        """Raises CancelledError once the run is to end: code of the caller's may have swallowed the one it got."""
+        if self.silenced or self.closed or (self.task is not None and self.task.cancelling()):
+            raise asyncio.CancelledError
+
+    def check_open(self) -> None:
+        """Raises CancelledError where the run goes on without its turns: they were left behind."""
+        if self.closed:
             raise asyncio.CancelledError
 
     def error_told(self) -> None:
@@ -365,12 +373,18 @@ class ActiveRun:
 
     def emit_agent(self, agent: Agent[Any]) -> None:
         """The agent becomes the active one."""
+        self.check_open()
         previous = self.fold.agent_name
         self.agent = agent
         self.fold.apply(self.log.append(AGENT_START, self.now(), agent.name, AgentStart(previous), live=agent))
 
     def emit_item(self, item: RunItem) -> None:
         """An item is complete."""
+        self.check_open()
+        self.add_item(item)
+
+    def add_item(self, item: RunItem) -> None:
+        """As `emit_item`, also while the run winds up."""
         data = ItemAdded(_EVENT_NAMES.get(item.type, item.type), item.type, item.raw_item)
         self.fold.apply(self.log.append(ITEM, self.now(), self.agent.name, data, live=item))
 
@@ -379,6 +393,8 @@ class ActiveRun:
 
         Returns the event that says that the response failed, if there is one.
         """
+        if self.closed:
+            raise asyncio.CancelledError
         failed: Any = None
         first = self.log.last_seq + 1
         events = batch.events
@@ -394,6 +410,7 @@ class ActiveRun:
 
     def emit_response(self, event: Any, response: Any) -> None:
         """The one event of a model call that was not streamed."""
+        self.check_open()
         self.fold.apply(self.log.append(MODEL, self.now(), self.agent.name, event, live=response, attempt=self.attempt))
 
     def emit_partial(self) -> None:
@@ -403,7 +420,7 @@ class ActiveRun:
             return
         self.fold.abandon_response()
         for message in partial_messages(self.log, since):
-            self.emit_item(MessageOutputItem(agent=self.agent, raw_item=message))
+            self.add_item(MessageOutputItem(agent=self.agent, raw_item=message))
 
     def seal(self, status: RunStatus, error: BaseException | None) -> None:
         """Write `run.end`, once, whatever comes; everybody who waits is woken."""

@@ -11,7 +11,7 @@ import inspect
 import uuid
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.context import AgentHookContext
@@ -45,35 +45,30 @@ __all__ = ["drive"]
 async def drive(run: ActiveRun) -> None:
     """Run to the end. Raises the run's error, once `run.end` is written."""
     run.begun = True
-    keeper = SessionKeeper(run)
-    status: RunStatus = "cancelled"
-    error: BaseException | None = None
+    progress = _Progress(SessionKeeper(run))
     interrupted: BaseException | None = None
+    turns: asyncio.Task[_Outcome] | None = None
     run.emit_start()
     try:
         if not run.silenced:
-            status = await _take_turns(run, keeper)
+            # A task of their own: code of the caller's in them may ignore a cancellation, and is left behind then.
+            turns = run.scope.spawn(_turns_to_end(run, progress), f"turns of {run.run_id}")
+            await asyncio.wait((turns,))
     except asyncio.CancelledError as cancelled:
-        task = asyncio.current_task()
         if run.silenced:
             _uncancel()
-        elif task is not None and task.cancelling():
-            interrupted = cancelled
         else:
-            # Nobody cancelled this run: something that it waited for was, and that must not pass for an end.
-            status, error = "failed", AgentsException("Something that the run waited for was cancelled.")
-            error.__cause__ = cancelled
+            interrupted = cancelled
     except GeneratorExit:
         # The event loop is gone: nothing can be waited for any more.
         run.seal("cancelled", None)
         raise
-    except BaseException as raised:
-        status, error = "failed", raised
     save_error, cut_short = None, False
-    if status != "completed" or run.session is not None or run.scope.has_tasks:
-        save_error, cut_short = await settle(partial(_wind_up, run, keeper), run.clock, 3 * run.config.cancel_timeout_s)
-    if save_error is not None and status == "completed":
-        status = "failed"
+    asked_to_end = run.silenced or interrupted is not None
+    if _outcome_of(turns, asked_to_end)[0] != "completed" or run.session is not None or run.scope.has_tasks:
+        wind_up = partial(_wind_up, run, progress)
+        save_error, cut_short = await settle(wind_up, run.clock, 3 * run.config.cancel_timeout_s)
+    status, error = _outcome_of(turns, asked_to_end)
     if save_error is not None:
         # What was to be kept is lost: that outweighs why the run ended.
         save_error.__context__ = error
@@ -83,11 +78,40 @@ async def drive(run: ActiveRun) -> None:
     try:
         if error is not None:
             raise error
-        if interrupted is not None or (cut_short and not run.silenced):
+        if interrupted is not None or (cut_short and not run.silenced) or _cancelled_itself(run, turns):
             raise interrupted or asyncio.CancelledError()
     finally:
         # An error's traceback holds this frame: without this the run and its log would wait for the garbage collector.
-        del run, keeper, error, save_error, interrupted
+        del run, progress, turns, error, save_error, interrupted
+
+
+async def _turns_to_end(run: ActiveRun, progress: _Progress) -> _Outcome:
+    """The turns' outcome. An error is part of it: a task that raises Ctrl-C stops the loop before the run has ended."""
+    try:
+        return await _take_turns(run, progress), None
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        return "failed", error
+
+
+def _outcome_of(turns: asyncio.Task[_Outcome] | None, asked_to_end: bool) -> _Outcome:
+    if turns is None or not turns.done():
+        return "cancelled", None
+    try:
+        return turns.result()
+    except asyncio.CancelledError as cancelled:
+        if turns.cancelling() or asked_to_end:
+            return "cancelled", None
+        # Nobody cancelled this run: something that it waited for was, and that must not pass for an end.
+        error = AgentsException("Something that the run waited for was cancelled.")
+        error.__cause__ = cancelled
+        return "failed", error
+
+
+def _cancelled_itself(run: ActiveRun, turns: asyncio.Task[_Outcome] | None) -> bool:
+    """Whether code of the caller's cancelled the task that it ran in."""
+    return turns is not None and turns.cancelled() and not run.silenced
 
 
 def _uncancel() -> None:
@@ -97,15 +121,35 @@ def _uncancel() -> None:
         task.uncancel()
 
 
-async def _wind_up(run: ActiveRun, keeper: SessionKeeper) -> None:
+async def _wind_up(run: ActiveRun, progress: _Progress) -> None:
     """Stop what still runs, complete the history so that the next turn works with it, and save it."""
     await run.scope.close()
+    run.closed = True
     try:
+        # A call of the model may break off after its response was complete: then readers have seen it, and it counts.
+        for complete in run.fold.responses[progress.taken_in :]:
+            _take_in(run, progress, complete)
         run.emit_partial()
     finally:
         for call in open_calls(run.items):
-            run.emit_item(cancelled_output(call))
-        await keeper.save(last=True)
+            run.add_item(cancelled_output(call))
+        await progress.keeper.save(last=True)
+
+
+_Outcome: TypeAlias = tuple[RunStatus, BaseException | None]
+
+
+class _Progress:
+    """Where the turns stand: what the end of the run needs of them, also when they break off."""
+
+    __slots__ = ("keeper", "taken_in", "toolbox")
+
+    def __init__(self, keeper: SessionKeeper) -> None:
+        self.keeper = keeper
+        self.toolbox: Toolbox | None = None
+        """What the agent of this turn may call."""
+        self.taken_in = 0
+        """How many of the run's responses have their items in the log."""
 
 
 class SessionKeeper:
@@ -152,6 +196,8 @@ class SessionKeeper:
         write that failed there is none any more: what comes later makes no sense without it.
         """
         run, session = self._run, self._run.session
+        if not last:
+            run.check_open()
         if session is None or self._failed:
             return
         if self._writing is not None:
@@ -180,12 +226,12 @@ async def _write(session: Session, items: list[TResponseInputItem]) -> None:
     await session.add_items(items)
 
 
-async def _take_turns(run: ActiveRun, keeper: SessionKeeper) -> RunStatus:
+async def _take_turns(run: ActiveRun, progress: _Progress) -> RunStatus:
     if run.stops_after_turn:
         # Asked for before there was a turn: there is to be none.
         run.emit_agent(run.starting_agent)
         return "cancelled"
-    base = await keeper.prepare()
+    base = await progress.keeper.prepare()
     conversation = Conversation(
         base,
         previous_response_id=run.previous_response_id,
@@ -194,7 +240,7 @@ async def _take_turns(run: ActiveRun, keeper: SessionKeeper) -> RunStatus:
         omit_reasoning_ids=run.omits_reasoning_ids,
     )
     run.emit_agent(run.starting_agent)
-    await keeper.save()
+    await progress.keeper.save()
     await _agent_starts(run, conversation)
     users_of_tools: set[int] = set()
     while True:
@@ -208,12 +254,12 @@ async def _take_turns(run: ActiveRun, keeper: SessionKeeper) -> RunStatus:
         run.check_cancelled()
         run.turn += 1
         agent = run.agent
-        outcome = await _take_turn(run, conversation, base, tools_used=id(agent) in users_of_tools)
+        outcome = await _take_turn(run, progress, conversation, base, tools_used=id(agent) in users_of_tools)
         users_of_tools.update([id(agent)] if outcome.used_tools else [])
         if outcome.final is not None:
             await _finish(run, outcome.final)
             return "completed"
-        await keeper.save()
+        await progress.keeper.save()
         await run.pause_between_turns()
         if run.stops_after_turn:
             return "cancelled"
@@ -221,7 +267,7 @@ async def _take_turns(run: ActiveRun, keeper: SessionKeeper) -> RunStatus:
             await _agent_starts(run, conversation)
 
 
-class _Outcome:
+class _TurnEnd:
     """What a turn came to."""
 
     __slots__ = ("final", "used_tools")
@@ -232,31 +278,35 @@ class _Outcome:
 
 
 async def _take_turn(
-    run: ActiveRun, conversation: Conversation, base: Sequence[TResponseInputItem], *, tools_used: bool
-) -> _Outcome:
+    run: ActiveRun,
+    progress: _Progress,
+    conversation: Conversation,
+    base: Sequence[TResponseInputItem],
+    *,
+    tools_used: bool,
+) -> _TurnEnd:
     agent = run.agent
     schema = output_schema_of(agent.output_type)
     told, prompt = await input_of(run, conversation)
-    toolbox = await _toolbox_of(run, agent)
+    progress.toolbox = toolbox = await _toolbox_of(run, agent)
     settings = settings_of(run, agent, tools_used=tools_used)
     request = await request_of(run, told, prompt, toolbox, schema, conversation, settings)
     model = model_of(run, agent)
     input_items = cast("list[TResponseInputItem]", list(request.input))
     await call_hooks(
+        run,
         run.hooks is not None and run.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
         agent.hooks is not None
         and agent.hooks.on_llm_start(run.context, agent, request.system_instructions, input_items),
     )
-    first_item, answered = len(run.items), len(run.fold.responses)
-    try:
-        response = await call_model(run, model, request)
-    except BaseException:
-        # Its stream may break off after the response was complete: then readers have seen it, and it counts.
-        for complete in run.fold.responses[answered:]:
-            _take_in(run, toolbox, conversation, complete)
-        raise
-    plan = _take_in(run, toolbox, conversation, response)
+    run.check_cancelled()
+    first_item = len(run.items)
+    response = await call_model(run, model, request)
+    run.check_open()
+    plan = _take_in(run, progress, response)
+    conversation.answered(response)
     await call_hooks(
+        run,
         run.hooks is not None and run.hooks.on_llm_end(run.context, agent, response),
         agent.hooks is not None and agent.hooks.on_llm_end(run.context, agent, response),
     )
@@ -268,25 +318,25 @@ async def _take_turn(
     if plan.handoffs:
         made = await hand_over(run, plan.handoffs)
         await filter_history(run, made, conversation, run.items[first_item:])
-        return _Outcome(None, used_tools=True)
+        return _TurnEnd(None, used_tools=True)
     final = await final_output_of_tools(run, results)
     if final is None:
         final = await _end_of_turn(run, plan, schema, base)
     conversation.items += run.items[first_item:]
-    return _Outcome(final, used_tools=plan.used_tools)
+    return _TurnEnd(final, used_tools=plan.used_tools)
 
 
-def _take_in(run: ActiveRun, toolbox: Toolbox, conversation: Conversation, response: ModelResponse) -> Plan:
+def _take_in(run: ActiveRun, progress: _Progress, response: ModelResponse) -> Plan:
     """Count a complete response and put its items into the log."""
+    progress.taken_in = len(run.fold.responses)
     usage = response.usage
     if run.attempt > 1 and usage.requests == 1 and not usage.total_tokens:
         # The attempts that failed have entries of their own; the one that succeeded gets one too.
         usage = Usage.of_failed_request()
     run.context.usage.add(usage)
-    plan = plan_of(run.agent, toolbox, response)
-    conversation.answered(response)
+    plan = plan_of(run.agent, cast("Toolbox", progress.toolbox), response)
     for item in plan.items:
-        run.emit_item(item)
+        run.add_item(item)
     return plan
 
 
@@ -404,16 +454,19 @@ async def _agent_starts(run: ActiveRun, conversation: Conversation) -> None:
     run.context.turn_input = cast("list[Any]", conversation.next_input())
     context = _hook_context(run)
     await call_hooks(
+        run,
         run.hooks is not None and run.hooks.on_agent_start(context, agent),
         agent.hooks is not None and agent.hooks.on_start(context, agent),
     )
 
 
 async def _finish(run: ActiveRun, final: Final) -> None:
+    run.check_open()
     agent = run.agent
     run.final_output = final.output
     context = _hook_context(run)
     await call_hooks(
+        run,
         run.hooks is not None and run.hooks.on_agent_end(context, agent, final.output),
         agent.hooks is not None and agent.hooks.on_end(context, agent, final.output),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from runstream.clock import Clock
 
@@ -54,6 +54,7 @@ class Scope:
             if not task.done():
                 _logger.warning("%s ignored its cancellation for %g s: left behind", task, self._timeout_s)
                 self._left.add(task)
+                cast("Any", task)._log_destroy_pending = False  # asyncio need not tell of it a second time
                 self._tasks.discard(task)  # waited for once is enough
 
     def has_left(self, task: asyncio.Task[Any] | None) -> bool:

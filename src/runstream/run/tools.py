@@ -35,23 +35,28 @@ __all__ = [
 _IGNORED_HANDOFF = "Multiple handoffs detected, ignoring this one."
 
 
-async def call_hooks(*calls: Any) -> None:
+async def call_hooks(run: ActiveRun, *calls: Any) -> None:
     """Await the hooks of the run and of the agent, side by side; False stands for hooks that are not there."""
     waiting = [call for call in calls if call is not False]
     if len(waiting) == 1:
         await waiting[0]
     elif waiting:
-        tasks = [asyncio.ensure_future(call) for call in waiting]
+        tasks = [run.scope.spawn(call if asyncio.iscoroutine(call) else _awaited(call), "hook") for call in waiting]
         try:
-            await asyncio.gather(*tasks)
-        except BaseException:
-            # What one of them raised must not leave the other behind.
-            left = [task for task in tasks if not task.done()]
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.wait(left)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()  # the scope waits for them, within its limit
             raise
+        # What one of them raised must not leave the other behind.
+        await run.scope.stop(tasks)
+        for task in tasks:
+            if task.done():
+                task.result()
+
+
+async def _awaited(call: Any) -> None:
+    await call
 
 
 async def run_functions(run: ActiveRun, calls: Sequence[FunctionCall]) -> list[FunctionToolResult]:
@@ -92,6 +97,7 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
     run.context.share_with(context)
     async with gate:
         await call_hooks(
+            run,
             run.hooks is not None and run.hooks.on_tool_start(context, agent, tool),
             agent.hooks is not None and agent.hooks.on_tool_start(context, agent, tool),
         )
@@ -101,6 +107,7 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
     try:
         item.custom_data = await custom_data_of(function_tool=tool, context=context, output=output, raw_item=raw)
         await call_hooks(
+            run,
             run.hooks is not None and run.hooks.on_tool_end(context, agent, tool, output),
             agent.hooks is not None and agent.hooks.on_tool_end(context, agent, tool, output),
         )
@@ -193,6 +200,7 @@ async def hand_over(run: ActiveRun, calls: Sequence[HandoffCall]) -> Handoff[Any
     raw = ItemHelpers.tool_call_output_item(first.call, handoff.get_transfer_message(target))
     item = HandoffOutputItem(agent=before, raw_item=cast("Any", raw), source_agent=before, target_agent=target)
     await call_hooks(
+        run,
         run.hooks is not None and run.hooks.on_handoff(run.context, before, target),
         before.hooks is not None and before.hooks.on_handoff(run.context, target, before),
     )
@@ -232,6 +240,7 @@ async def filter_history(
         filtered = await filtered
     if not isinstance(cast("object", filtered), HandoffInputData):
         raise UserError(f"A handoff's input_filter must return HandoffInputData, not {type(filtered).__name__}")
+    run.check_open()
     history = filtered.input_history
     run.input = history if isinstance(history, str) else list(history)
     new_items = filtered.new_items if filtered.input_items is None else filtered.input_items

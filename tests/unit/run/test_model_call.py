@@ -128,6 +128,7 @@ class _Events(Model):
     def __init__(self, *batches: list[Any], silent: bool = False) -> None:
         self.batches = batches
         self.silent = silent
+        self.read_by: list[Any] = []
         self.closed_by: list[Any] = []
 
     @streams_in_batches("stream_batches")
@@ -136,6 +137,7 @@ class _Events(Model):
         yield
 
     async def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
+        self.read_by.append(asyncio.current_task())
         try:
             for events in self.batches:
                 yield ModelBatch(events, [None] * len(events))
@@ -179,14 +181,14 @@ async def test_a_failure_is_found_wherever_it_stands_in_a_batch(kind: Any) -> No
         await Runner.run_streamed(Agent(name="Ann", model=model), "hi").wait()
 
 
-async def test_a_failed_stream_is_closed_by_the_task_of_the_run() -> None:
+async def test_a_failed_stream_is_closed_by_the_task_that_read_it() -> None:
     """On a failure the model's stream is closed by the task that read it, before run.end."""
     events = await _events_of(say("one two", fault=Fault("failed")))
     model = _Events(events, silent=True)
     result = Runner.run_streamed(Agent(name="Ann", model=model), "hi")
     with pytest.raises(ModelStreamFailed):
         await result.wait()
-    assert model.closed_by == [result.run_loop_task]
+    assert model.closed_by == model.read_by
 
 
 async def test_a_stream_that_goes_silent_after_its_end_is_not_waited_for() -> None:
@@ -197,7 +199,7 @@ async def test_a_stream_that_goes_silent_after_its_end_is_not_waited_for() -> No
     await result.wait()
     assert result.final_output == "one two"
     assert clock.now() - FakeClock().now() == 0.25
-    assert model.closed_by == [result.run_loop_task]
+    assert model.closed_by == model.read_by
 
 
 async def test_a_complete_response_counts_although_the_run_is_cancelled_right_then() -> None:

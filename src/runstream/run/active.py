@@ -65,24 +65,33 @@ _running: set[asyncio.Task[Any]] = set()
 
 
 class RunTask(asyncio.Task[None]):
-    """The task of a run, which knows whether anybody waits for it: such a run is not abandoned."""
+    """The task of a run, which knows whether anybody waits for it: such a run is not abandoned.
 
-    claimed = False
-    """Whether somebody awaits the task, and thus the end of the run: no turn waits for a reader any more."""
+    Every way to wait for a task (`await`, `asyncio.wait`, `gather`, `wait_for`, `shield`) adds a callback, and those
+    that give up take it away again.
+    """
+
     on_await: Callable[[], None] | None = None
+    on_leave: Callable[[], None] | None = None
+    _waiters = 0
 
-    def __await__(self) -> Any:
-        self._claim()
-        return super().__await__()
+    @property
+    def claimed(self) -> bool:
+        """Whether somebody awaits the task, and thus the end of the run: no turn waits for a reader any more."""
+        return self._waiters > 0
 
-    def _claim(self) -> None:
-        self.claimed = True
+    def add_done_callback(self, fn: Any, /, *, context: contextvars.Context | None = None) -> None:
+        super().add_done_callback(fn, context=context)
+        self._waiters += 1
         if self.on_await is not None:
             self.on_await()
 
-    def add_done_callback(self, fn: Any, /, *, context: contextvars.Context | None = None) -> None:
-        self._claim()  # `asyncio.wait`, `gather`, `wait_for` and `shield` await so
-        super().add_done_callback(fn, context=context)
+    def remove_done_callback(self, fn: Any, /) -> int:
+        removed = super().remove_done_callback(fn)
+        self._waiters -= removed
+        if removed and not self._waiters and self.on_leave is not None:
+            self.on_leave()
+        return removed
 
 
 class Place:
@@ -208,11 +217,13 @@ class ActiveRun:
         """Begin, as a task of the running event loop."""
         self.task = RunTask(drive, loop=asyncio.get_running_loop(), name=f"runstream {self.run_id}")
         self.task.on_await = self._open_gate
+        self.task.on_leave = self._waiter_left
         _running.add(self.task)
         asyncio.Task[None].add_done_callback(self.task, self._task_done)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        cast("RunTask", task).on_await = None  # so that a result that is dropped is gone at once
+        # So that a result that is dropped is gone at once.
+        cast("RunTask", task).on_await = cast("RunTask", task).on_leave = None
         _running.discard(task)
         if self.ended or task is not self.task:
             return
@@ -293,8 +304,11 @@ class ActiveRun:
             self._waiters -= 1
             if not self.ended:
                 self._end_waiters.remove(end)
-                if self._was_read:
-                    self._check_abandoned()
+                self._waiter_left()
+
+    def _waiter_left(self) -> None:
+        if self._was_read:
+            self._check_abandoned()
 
     # Readers.
 

@@ -277,6 +277,39 @@ async def test_a_run_whose_waiter_gave_up_can_be_abandoned() -> None:
     await desk.assert_cancelled()
 
 
+@pytest.mark.parametrize("way", ["wait", "wait_for", "gather"])
+@pytest.mark.parametrize("reader_leaves", ["before", "after"])
+async def test_who_awaited_the_task_in_vain_does_not_wait_any_more(way: str, reader_leaves: str) -> None:
+    """A limit that expired, or a cancelled wait, ends the claim: without readers the run is abandoned then."""
+    desk = _Desk()
+    task = desk.result.run_loop_task
+    assert task is not None
+    reader = await _read_to_the_call(desk.result)
+
+    async def wait() -> None:
+        if way == "wait":
+            await asyncio.wait([task])
+        elif way == "wait_for":
+            await asyncio.wait_for(asyncio.shield(task), 1000.0)
+        else:
+            await asyncio.gather(asyncio.shield(task))
+
+    waiting = asyncio.create_task(wait())
+    desk.clock.autojump = False
+    await desk.clock.settle()
+    closing = asyncio.create_task(reader.aclose()) if reader_leaves == "before" else None
+    await desk.clock.settle()
+    assert not desk.result.is_complete
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    if closing is None:
+        assert not desk.result.is_complete
+        closing = asyncio.create_task(reader.aclose())
+    await closing
+    desk.clock.autojump = True
+    await desk.assert_cancelled()
+
+
 async def test_only_the_last_reader_takes_the_run_with_it() -> None:
     """Another reader, of either kind, keeps the run alive."""
     desk = _Desk()

@@ -200,7 +200,10 @@ class _Objects:
 
 
 class MemoryLog:
-    """Implements `Log`; `append` and `extend_model` are the writing side, for the run alone."""
+    """Implements `Log`; `append`, `extend` and `extend_model` are the writing side, for one owner alone.
+
+    A log that begins in the middle (`after`) holds the later part of one that is kept elsewhere.
+    """
 
     __slots__ = (
         "_blocks",
@@ -211,18 +214,21 @@ class MemoryLog:
         "_waiters",
         "first_seq",
         "last_seq",
+        "pending",
         "readers_woken",
         "run_id",
         "sealed",
     )
 
-    def __init__(self, run_id: str, *, max_events: int = 1_000_000) -> None:
+    def __init__(self, run_id: str, *, max_events: int = 1_000_000, after: int = 0) -> None:
         if max_events < 1:
             raise UserError(f"max_log_events must be at least 1, not {max_events}")
         self.run_id = run_id
-        self.first_seq = 1
-        self.last_seq = 0
+        self.first_seq = after + 1
+        self.last_seq = after
         self.sealed = False
+        self.pending: list[Event] | None = None
+        """Where events go that are to be kept elsewhere as well; whoever keeps them takes them out."""
         self._max_events = max_events
         self._blocks: list[_Texts | _Frames | _Objects] = []
         self._starts: list[int] = []
@@ -251,11 +257,27 @@ class MemoryLog:
         self.last_seq += 1
         event = Event(self.run_id, self.last_seq, at, kind, agent, attempt, path, data, live)
         self._recent.append(event)
+        if self.pending is not None:
+            self.pending.append(event)
         if kind == RUN_END:
             self.sealed = True
         if self._waiters:
             self._wake()
         return event
+
+    def extend(self, events: Sequence[Event]) -> None:
+        """Take in events that have their seqs already: the next ones of a log that is kept elsewhere."""
+        if not events:
+            return
+        if self.sealed or events[0].seq != self.last_seq + 1:
+            raise RuntimeError(f"the log of {self.run_id} stands at {self.last_seq}: {events[0].seq} does not follow")
+        if len(self._recent) >= (_UNREAD if self.readers_woken else _RECENT):
+            self._pack()
+        self._recent += events
+        self.last_seq = events[-1].seq
+        self.sealed = events[-1].kind == RUN_END
+        if self._waiters:
+            self._wake()
 
     def extend_model(
         self,
@@ -278,6 +300,8 @@ class MemoryLog:
             seq += 1
             add(Event(run_id, seq, at, MODEL, agent, attempt, path, data, None, frame))
         self.last_seq = seq
+        if self.pending is not None and events:
+            self.pending += self._recent[-len(events) :]
         if self._waiters:
             self._wake()
 

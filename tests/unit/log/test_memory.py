@@ -439,3 +439,50 @@ def test_many_deltas_take_little_memory(kind: str, per_read: int) -> None:
     assert log.last_seq == count
     assert kept_bytes < 75 * count
     assert log.read(9_999)[0].data.delta == "word99 "
+
+
+def test_a_log_may_begin_in_the_middle() -> None:
+    """A log that begins after a seq goes on from it, and says that what came before is not here."""
+    log = MemoryLog("run_1", after=41)
+    assert (log.first_seq, log.last_seq, list(log.read(41))) == (42, 41, [])
+    assert log.append("run.end", 1.0, None, RunEnd("completed")).seq == 42
+    with pytest.raises(CursorExpired):
+        log.read(40)
+
+
+def test_events_of_another_log_are_taken_in_as_they_are() -> None:
+    """`extend` keeps the events themselves, wakes readers, seals at the end, and refuses what does not follow."""
+    source = MemoryLog("run_1")
+    for number in range(300):
+        source.append("item", float(number), "Desk", ItemAdded("tool_called", "tool_call_item", {"n": number}))
+    source.append("run.end", 301.0, None, RunEnd("completed"))
+    copied = MemoryLog("run_1")
+    after = 0
+    while after < source.last_seq:
+        events = list(source.read(after))
+        copied.extend(events)
+        after = events[-1].seq
+    assert [seen(event) for event in _all(copied)] == [seen(event) for event in _all(source)]
+    assert copied.sealed
+    with pytest.raises(RuntimeError, match="does not follow"):
+        MemoryLog("run_1").extend(list(source.read(5))[:1])
+
+
+def test_what_is_pending_is_every_event_once_in_order() -> None:
+    """With `pending` set, each event that is written is there as well, until whoever keeps them takes them out."""
+    log = MemoryLog("run_1")
+    log.append("item", 0.0, "Desk", ItemAdded("tool_called", "tool_call_item", {}))
+    log.pending = []
+    log.extend_model(1.0, "Desk", 1, (), [], [])
+    log.extend_model(1.0, "Desk", 1, (), [build_event(text_delta("a")), build_event(text_delta("b", 1))], [None, None])
+    log.append("run.end", 2.0, None, RunEnd("completed"))
+    assert [event.seq for event in log.pending] == [2, 3, 4]
+
+
+def _all(log: MemoryLog) -> list[Any]:
+    events: list[Any] = []
+    after = log.first_seq - 1
+    while after < log.last_seq:
+        events += log.read(after)
+        after = events[-1].seq
+    return events

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.handoff import Handoff
@@ -29,6 +30,7 @@ from runstream.agent.tool import FunctionTool, Tool
 from runstream.errors import ModelBehaviorError, ModelRefusalError, UserError
 
 __all__ = [
+    "REFUSED_CALLS",
     "Final",
     "FunctionCall",
     "HandoffCall",
@@ -149,7 +151,7 @@ def plan_of(agent: Agent[Any], toolbox: Toolbox, response: ModelResponse) -> Pla
                 )
         elif kind == "function_call":
             _plan_function_call(plan, agent, toolbox, raw)
-        elif kind in _REFUSED:
+        elif kind in REFUSED_CALLS:
             plan.items.append(ToolCallItem(agent=agent, raw_item=raw))
             plan.error = plan.error or ModelBehaviorError(
                 f"The model of agent {agent.name!r} made a {kind!r}, a kind of call that this version of runstream "
@@ -175,10 +177,29 @@ _PLAIN_ITEMS: dict[Any, type[Any]] = {
     "compaction": CompactionItem,
 }
 # Calls that only the caller of the API can answer, of tools that an Agent here cannot have.
-_REFUSED = frozenset(("computer_call", "local_shell_call", "shell_call", "apply_patch_call", "custom_tool_call"))
+REFUSED_CALLS = frozenset(("computer_call", "local_shell_call", "shell_call", "apply_patch_call", "custom_tool_call"))
+
+
+def _official_call(agent: Agent[Any], fields: Mapping[str, Any]) -> Any:
+    """The call of a model that gives plain dicts. Raises ModelBehaviorError where it lacks its name or its id."""
+    from openai.types.responses import ResponseFunctionToolCall
+
+    for name in ("name", "call_id"):
+        if not isinstance(fields.get(name), str):
+            raise ModelBehaviorError(
+                f"The model of agent {agent.name!r} gave a function_call whose {name!r} is {fields.get(name)!r}, "
+                "not a string"
+            )
+    arguments = fields.get("arguments")
+    if isinstance(arguments, Mapping):
+        arguments = json.dumps(arguments)
+    given: dict[str, Any] = {**fields, "type": "function_call", "arguments": arguments or ""}
+    return ResponseFunctionToolCall.model_construct(None, **given)
 
 
 def _plan_function_call(plan: Plan, agent: Agent[Any], toolbox: Toolbox, raw: Any) -> None:
+    if isinstance(raw, Mapping):
+        raw = _official_call(agent, cast("Mapping[str, Any]", raw))
     name: str = raw.name
     if not raw.arguments:
         # A copy: the response itself is in the log.

@@ -22,6 +22,7 @@ from runstream.agent.raw_item import read_field
 from runstream.errors import CursorExpired
 from runstream.events.event import MODEL, Event
 from runstream.log.base import Log
+from runstream.run.decide import REFUSED_CALLS
 
 __all__ = [
     "CANCELLED_OUTPUT",
@@ -39,21 +40,51 @@ CANCELLED_OUTPUT = "cancelled: the run ended before this call had a result."
 
 
 def input_items_of(items: Iterable[RunItem], *, omit_reasoning_ids: bool = False) -> list[TResponseInputItem]:
-    """The items as input for a model: approval requests left out, unfinished messages without the provider's id.
+    """The items as input for a model: approval requests and calls that nobody here can answer left out, unfinished
+    messages without the provider's id.
 
-    A provider refuses an id that it does not know as complete, or whose reasoning is missing; without the id the text
-    stands for itself.
+    A provider refuses a call without its answer, and an id that it does not know as complete, or whose reasoning is
+    missing; without the id the text stands for itself.
     """
+    items = list(items)
     converted: list[TResponseInputItem] = []
+    has_gaps = False
     for item in items:
         if item.type == "tool_approval_item":
             continue
         fields = cast("dict[str, Any]", item.to_input_item())
-        unfinished = fields.get("type") == "message" and fields.get("status") == "incomplete"
-        if unfinished or (omit_reasoning_ids and fields.get("type") == "reasoning"):
+        kind = fields.get("type")
+        if kind in _UNANSWERED and not _is_answered(fields, items):
+            has_gaps = True
+            continue
+        unfinished = kind == "message" and fields.get("status") == "incomplete"
+        if unfinished or (omit_reasoning_ids and kind == "reasoning"):
             fields.pop("id", None)
         converted.append(cast("TResponseInputItem", fields))
-    return converted
+    return _without_loose_reasoning(converted) if has_gaps else converted
+
+
+_UNANSWERED = REFUSED_CALLS | {"mcp_approval_request"}
+
+
+def _is_answered(call: dict[str, Any], items: Iterable[RunItem]) -> bool:
+    names = {call.get("call_id"), call.get("id")}
+    names.discard(None)
+    return any(
+        (read_field(item.raw_item, "type") or "").endswith(("_output", "_response"))
+        and {read_field(item.raw_item, "call_id"), read_field(item.raw_item, "approval_request_id")} & names
+        for item in items
+    )
+
+
+def _without_loose_reasoning(items: list[TResponseInputItem]) -> list[TResponseInputItem]:
+    """Reasoning must be followed by what it led to."""
+    kinds = [*[str(read_field(item, "type") or "") for item in items], "reasoning"]
+    return [
+        item
+        for index, item in enumerate(items)
+        if kinds[index] != "reasoning" or not (kinds[index + 1] == "reasoning" or kinds[index + 1].endswith("_output"))
+    ]
 
 
 class Conversation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -239,6 +240,19 @@ def test_calls_that_nobody_here_can_answer(kind: str) -> None:
     assert names(planned) == ["MessageOutputItem", "ToolCallItem"]
     assert isinstance(planned.error, ModelBehaviorError)
     assert repr(kind) in str(planned.error)
+
+
+@pytest.mark.parametrize("arguments", ['{"city":"Paris"}', "", None, {"city": "Paris"}])
+def test_calls_as_plain_dicts(arguments: Any) -> None:
+    """A model of the user's own may give dicts: they are planned as the official objects are."""
+    raw: Any = {"type": "function_call", "call_id": "c1", "arguments": arguments}
+    planned = plan({**raw, "name": "get_weather"}, {**raw, "name": "transfer_to_billing"}, {**raw, "name": "nope"})
+    assert names(planned) == ["ToolCallItem", "HandoffCallItem", "ToolCallItem"]
+    made = [planned.functions[0].call, planned.handoffs[0].call, planned.unknown[0].call]
+    assert all(isinstance(item, ResponseFunctionToolCall) and item.call_id == "c1" for item in made)
+    assert json.loads(made[0].arguments) == ({"city": "Paris"} if arguments else {})
+    with pytest.raises(ModelBehaviorError, match="'name' is None, not a string"):
+        plan(raw)
 
 
 @pytest.mark.parametrize("name", ["get_weather", "transfer_to_billing", "get_wether"])

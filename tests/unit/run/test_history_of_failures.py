@@ -4,8 +4,20 @@ from typing import Any
 
 import pytest
 
-from runstream import Agent, RunConfig, RunItemStreamEvent, Runner, function_tool
-from runstream.run.history import CANCELLED_OUTPUT
+from runstream import (
+    Agent,
+    Model,
+    ModelBehaviorError,
+    ModelResponse,
+    RunConfig,
+    RunItemStreamEvent,
+    Runner,
+    Usage,
+    UserError,
+    function_tool,
+)
+from runstream.agent.items import MCPApprovalRequestItem, MCPApprovalResponseItem, ToolCallItem, ToolCallOutputItem
+from runstream.run.history import CANCELLED_OUTPUT, input_items_of
 from runstream.sessions.memory import InMemorySession
 from runstream.testing import (
     FakeClock,
@@ -225,3 +237,51 @@ async def test_cancelled_answers_are_events_in_the_log() -> None:
         ("item", "tool_output"),
         ("run.end", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["computer_call", "local_shell_call", "shell_call", "apply_patch_call", "custom_tool_call", "mcp_approval_request"],
+)
+async def test_what_nobody_here_can_answer_is_not_kept(kind: str) -> None:
+    """A call that the run refuses is among its items, but not in the session, nor is the reasoning that led to it."""
+    unanswered = {"type": kind, "id": "x_1", "call_id": "call_1", "server_label": "docs", "name": "x"}
+
+    class Asks(Model):
+        async def get_response(self, *arguments: Any, **options: Any) -> ModelResponse:
+            said = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": []}
+            called = {"type": "function_call", "call_id": "c1", "name": "ping", "arguments": "{}"}
+            loose: dict[str, Any] = {"type": "reasoning", "id": "r", "summary": []}
+            output: Any = [said, called, loose, unanswered]
+            return ModelResponse(output=output, usage=Usage(), response_id=None)
+
+    session = InMemorySession("s")
+    agent = Agent(name="Ann", model=Asks(), tools=[ping])
+    with pytest.raises((ModelBehaviorError, UserError)) as raised:
+        await Runner.run(agent, "hi", session=session)
+    assert raised.value.run_data is not None
+    assert unanswered in [item.raw_item for item in raised.value.run_data.new_items]
+    items: list[Any] = await session.get_items()
+    assert [item.get("type") or item["role"] for item in items] == [
+        "user",
+        "message",
+        "function_call",
+        "function_call_output",
+    ]
+
+
+def test_a_call_with_its_answer_is_kept() -> None:
+    """Hosted tools answer their calls themselves, and approvals may be given: these stay."""
+    agent = Agent(name="Ann")
+    call: Any = {"type": "shell_call", "id": "x", "call_id": "c1"}
+    output: Any = {"type": "shell_call_output", "call_id": "c1", "output": []}
+    asked: Any = {"type": "mcp_approval_request", "id": "a1", "server_label": "docs", "name": "x", "arguments": "{}"}
+    given: Any = {"type": "mcp_approval_response", "approval_request_id": "a1", "approve": True}
+    items: list[Any] = [
+        ToolCallItem(agent=agent, raw_item=call),
+        ToolCallOutputItem(agent=agent, raw_item=output, output=[]),
+        MCPApprovalRequestItem(agent=agent, raw_item=asked),
+        MCPApprovalResponseItem(agent=agent, raw_item=given),
+    ]
+    assert len(input_items_of(items)) == 4
+    assert input_items_of([items[0]]) == []

@@ -14,24 +14,39 @@ import msgspec
 
 from runstream.events.event import (
     AGENT_START,
+    APPROVAL_RESOLVED,
+    ATTEMPT_DISCARDED,
+    INPUT_ADDED,
     ITEM,
     MODEL,
     RUN_END,
     RUN_START,
     AgentStart,
+    ApprovalResolved,
+    AttemptDiscarded,
     ErrorInfo,
     Event,
+    InputAdded,
     ItemAdded,
     RunEnd,
     RunStart,
 )
 
-__all__ = ["VERSION", "decode", "encode", "plain"]
+__all__ = ["VERSION", "decode", "decode_data", "encode", "encode_data", "plain", "whole_characters"]
 
 VERSION = 1
 
 # Of subclasses of these (numpy's numbers, marked-up strings) only the value is kept.
 _JSON = (str, int, float, bool)
+
+_DATA_CLASSES: dict[str, type[Any]] = {
+    RUN_START: RunStart,
+    AGENT_START: AgentStart,
+    ITEM: ItemAdded,
+    ATTEMPT_DISCARDED: AttemptDiscarded,
+    APPROVAL_RESOLVED: ApprovalResolved,
+    INPUT_ADDED: InputAdded,
+}
 
 _encoder = msgspec.json.Encoder(enc_hook=lambda value: plain(value))
 _decoder = msgspec.json.Decoder()
@@ -77,27 +92,31 @@ def encode(event: Event) -> bytes:
         record["attempt"] = event.attempt
     if event.path:
         record["path"] = event.path
-    frame = event.frame
-    if frame is None:
-        record["data"] = plain(event.data)
-    else:
-        # JSON has line ends only between its values, where a space does as well.
-        record["data"] = msgspec.Raw(frame.replace(b"\n", b" ") if b"\n" in frame else frame)
+    record["data"] = encode_data(event)
     try:
         return _encoder.encode(record)
     except UnicodeEncodeError:
-        # Half a surrogate pair (a tool that read bytes as text, a text that was cut): JSON has no place for it.
-        return _encoder.encode(_whole_characters(record))
+        return _encoder.encode(whole_characters(record))
 
 
-def _whole_characters(value: Any) -> Any:
+def encode_data(event: Event) -> Any:
+    """The event's data as JSON data: the model's own bytes where they are still there."""
+    frame = event.frame
+    if frame is None:
+        return plain(event.data)
+    # JSON has line ends only between its values, where a space does as well.
+    return msgspec.Raw(frame.replace(b"\n", b" ") if b"\n" in frame else frame)
+
+
+def whole_characters(value: Any) -> Any:
+    """The value without halves of surrogate pairs (a tool read bytes as text, a text was cut), which no JSON holds."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
         entries = cast("dict[str, Any]", value).items()
-        return {_whole_characters(key): _whole_characters(entry) for key, entry in entries}
+        return {whole_characters(key): whole_characters(entry) for key, entry in entries}
     if isinstance(value, list):
-        return [_whole_characters(entry) for entry in cast("list[Any]", value)]
+        return [whole_characters(entry) for entry in cast("list[Any]", value)]
     return value
 
 
@@ -116,28 +135,24 @@ def decode(record: bytes) -> Event:
             fields.get("agent"),
             fields.get("attempt", 0),
             tuple(fields.get("path", ())),
-            _decode_data(fields["kind"], fields.get("data")),
+            decode_data(fields["kind"], fields.get("data")),
         )
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not an event record ({error!r}): {record[:200]!r}") from error
 
 
-def _decode_data(kind: str, data: Any) -> Any:
+def decode_data(kind: str, data: Any) -> Any:
+    """The data of an event of that kind; takes a dict over. Unknown kinds keep theirs as it is."""
     if kind == MODEL:
         from runstream.events.model_event import build_event
 
         return build_event(data)
-    if kind == RUN_START:
-        return RunStart(**_known(RunStart, data))
-    if kind == AGENT_START:
-        return AgentStart(**_known(AgentStart, data))
-    if kind == ITEM:
-        return ItemAdded(**_known(ItemAdded, data))
     if kind == RUN_END:
         fields = _known(RunEnd, data)
         error = fields.pop("error", None)
         return RunEnd(**fields, error=ErrorInfo(**_known(ErrorInfo, error)) if error else None)
-    return data
+    data_class = _DATA_CLASSES.get(kind)
+    return data if data_class is None else data_class(**_known(data_class, data))
 
 
 def _known(data_class: type[Any], fields: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Grammar of a run's log: `run.start` is first and `run.end` is last, each once; `agent.start` comes before anything else
 of that agent; `model` events keep the model's order; a tool's output comes after its call and every call gets exactly
-one output.
+one output. After `attempt.discarded` with `from_seq`, what the events from that seq on had said counts as never said;
+they stay in the log.
 """
 
 from __future__ import annotations
@@ -17,14 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGENT_START",
+    "APPROVAL_RESOLVED",
+    "ATTEMPT_DISCARDED",
+    "INPUT_ADDED",
     "ITEM",
     "MODEL",
     "RUN_END",
     "RUN_START",
     "AgentStart",
+    "ApprovalResolved",
+    "AttemptDiscarded",
     "ErrorInfo",
     "Event",
     "EventData",
+    "InputAdded",
     "ItemAdded",
     "RunEnd",
     "RunStart",
@@ -37,6 +44,9 @@ RUN_END: Final = "run.end"
 AGENT_START: Final = "agent.start"
 MODEL: Final = "model"
 ITEM: Final = "item"
+ATTEMPT_DISCARDED: Final = "attempt.discarded"
+APPROVAL_RESOLVED: Final = "approval.resolved"
+INPUT_ADDED: Final = "input.added"
 
 RunStatus: TypeAlias = Literal["completed", "failed", "cancelled", "interrupted"]
 
@@ -48,6 +58,10 @@ class RunStart:
     input: str | list[Any]
     """What the caller passed: a string or a list of input items."""
     max_turns: int | None = None
+    options: dict[str, Any] | None = None
+    """What another process needs to go on with the run, as plain data."""
+    resumed: dict[str, Any] | None = None
+    """What the run goes on from, as plain data, where it continues an earlier one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,8 @@ class AgentStart:
     """The active agent changed; the event's `agent` is the new one. `live` holds the `Agent` itself."""
 
     previous: str | None = None
+    history: list[Any] | None = None
+    """The items that the agent sees, as plain data, where a handoff's filter changed them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +83,43 @@ class ItemAdded:
     """The run item's type: `message_output_item`, `tool_call_item`, …"""
     raw: Any
     """The item in the format of the Responses API: an official typed object or a plain dict."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptDiscarded:
+    """Events that readers have seen are void: the call is made again, or another model or worker takes over."""
+
+    from_seq: int
+    """The first void event; all from it up to this event are."""
+    reason: str
+    """A short constant for programs."""
+    detail: str | None = None
+    """For people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalResolved:
+    """A person has answered whether a tool may be called."""
+
+    call_id: str
+    tool_name: str
+    approved: bool
+    always: bool = False
+    """Whether the answer holds for all calls of the tool in this run."""
+    message: str | None = None
+    """What the model is told about a rejected call."""
+    command: int = 0
+    """Number of the command that brought it, 0 if none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputAdded:
+    """A person said something more while the run went on."""
+
+    items: list[Any]
+    """Input items as plain data."""
+    command: int = 0
+    """Number of the command that brought them, 0 if none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +144,8 @@ class RunEnd:
     """requests, input_tokens, output_tokens, total_tokens of the whole run."""
 
 
-EventData: TypeAlias = "RunStart | AgentStart | ResponseStreamEvent | ItemAdded | RunEnd | dict[str, Any]"
+_OwnData: TypeAlias = RunStart | AgentStart | ItemAdded | AttemptDiscarded | ApprovalResolved | InputAdded | RunEnd
+EventData: TypeAlias = "_OwnData | ResponseStreamEvent | dict[str, Any]"
 
 
 class Event(msgspec.Struct, eq=False):

@@ -8,7 +8,20 @@ from typing import get_args
 import pytest
 
 from runstream.events import event as module
-from runstream.events.event import AgentStart, ErrorInfo, Event, ItemAdded, RunEnd, RunStart, RunStatus
+from runstream.events.event import (
+    AgentStart,
+    ApprovalResolved,
+    AttemptDiscarded,
+    ErrorInfo,
+    Event,
+    InputAdded,
+    ItemAdded,
+    RunEnd,
+    RunStart,
+    RunStatus,
+)
+
+_CLASSES = (RunStart, AgentStart, ItemAdded, ErrorInfo, RunEnd, AttemptDiscarded, ApprovalResolved, InputAdded)
 
 
 def test_wire_strings() -> None:
@@ -16,6 +29,9 @@ def test_wire_strings() -> None:
     kinds = {name: getattr(module, name) for name in module.__all__ if name.isupper()}
     assert kinds == {
         "AGENT_START": "agent.start",
+        "APPROVAL_RESOLVED": "approval.resolved",
+        "ATTEMPT_DISCARDED": "attempt.discarded",
+        "INPUT_ADDED": "input.added",
         "ITEM": "item",
         "MODEL": "model",
         "RUN_END": "run.end",
@@ -26,16 +42,16 @@ def test_wire_strings() -> None:
 
 def test_names_of_the_fields() -> None:
     """The data of each kind has the fields that stored logs have; later ones come after them."""
-    fields = {
-        data_class.__name__: [field.name for field in dataclasses.fields(data_class)]
-        for data_class in (RunStart, AgentStart, ItemAdded, ErrorInfo, RunEnd)
-    }
+    fields = {data_class.__name__: [field.name for field in dataclasses.fields(data_class)] for data_class in _CLASSES}
     assert fields == {
-        "RunStart": ["input", "max_turns"],
-        "AgentStart": ["previous"],
+        "RunStart": ["input", "max_turns", "options", "resumed"],
+        "AgentStart": ["previous", "history"],
         "ItemAdded": ["name", "type", "raw"],
         "ErrorInfo": ["type", "message", "code", "retryable"],
         "RunEnd": ["status", "error", "final_output", "usage"],
+        "AttemptDiscarded": ["from_seq", "reason", "detail"],
+        "ApprovalResolved": ["call_id", "tool_name", "approved", "always", "message", "command"],
+        "InputAdded": ["items", "command"],
     }
 
 

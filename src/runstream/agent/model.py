@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from runstream.errors import ModelStreamTruncated, UserError
 
@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from runstream.agent.settings import ModelSettings
     from runstream.agent.tool import Tool
 
-__all__ = ["Model", "ModelBatch", "ModelProvider", "ModelRequest", "ModelTracing", "open_batches", "streams_in_batches"]
+__all__ = [
+    "Model",
+    "ModelBatch",
+    "ModelBatches",
+    "ModelProvider",
+    "ModelRequest",
+    "ModelTracing",
+    "open_batches",
+    "streams_in_batches",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _MARK = "__runstream_batches__"
@@ -59,6 +68,18 @@ class ModelBatch:
     def __init__(self, events: list[ResponseStreamEvent], frames: list[bytes | None]) -> None:
         self.events = events
         self.frames = frames
+
+
+class ModelBatches(Protocol):
+    """The batches of one model call, as an asynchronous generator gives them. Whoever iterates over them closes them."""
+
+    def __aiter__(self) -> AsyncIterator[ModelBatch]: ...
+
+    def __anext__(self) -> Awaitable[ModelBatch]: ...
+
+    def aclose(self) -> Awaitable[object]:
+        """Nothing more is read: what the call holds (a connection) is released."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +195,7 @@ class ModelProvider(abc.ABC):
 
 
 def streams_in_batches(method: str) -> Callable[[_F], _F]:
-    """Mark `stream_response` as the flattened form of the async generator method `method` (of `ModelBatch`es)."""
+    """Mark `stream_response` as the flattened form of the method `method`, which gives `ModelBatches`."""
 
     def mark(function: _F) -> _F:
         setattr(function, _MARK, method)
@@ -183,11 +204,11 @@ def streams_in_batches(method: str) -> Callable[[_F], _F]:
     return mark
 
 
-def open_batches(model: Model, request: ModelRequest) -> AsyncIterator[ModelBatch]:
+def open_batches(model: Model, request: ModelRequest) -> ModelBatches:
     """The model's events in batches: the model's own if it has them, else one event each."""
     method = getattr(model.stream_response, _MARK, None)
     if isinstance(method, str):
-        return cast("AsyncIterator[ModelBatch]", getattr(model, method)(request))
+        return cast("ModelBatches", getattr(model, method)(request))
     return _one_by_one(model, request)
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from runstream.agent.model import Model, ModelBatch, ModelRequest
+from runstream.agent.model import Model, ModelBatch, ModelBatches, ModelRequest
 from runstream.agent.model_failure import is_transient, normalized_error, retry_after_s
 from runstream.agent.retry import (
     ModelRetryAdvice,
@@ -159,41 +158,80 @@ async def retry_call(
             on_failure(error)
 
 
-async def retry_stream(
-    open_stream: Callable[[], AsyncIterator[ModelBatch]],
+def retry_stream(
+    open_stream: Callable[[], ModelBatches],
     policy: RetryPolicy,
     clock: Clock,
     on_failure: Callable[[Exception], None],
-) -> AsyncGenerator[ModelBatch, None]:
+) -> ModelBatches:
     """The batches of a stream that is opened again after transient errors before its first content.
 
-    `on_failure` is told each error that is followed by a retry. Every stream that was opened is closed.
+    `on_failure` is told each error that is followed by a retry. Every stream that was opened is closed, the last one by
+    whoever closes this one.
     """
-    attempts = 0
-    while True:
-        attempts += 1
-        held: list[ModelBatch] | None = []
-        stream = cast("AsyncGenerator[ModelBatch, None]", open_stream())
-        try:
-            async with aclosing(stream):
+    return _RetriedStream(open_stream, policy, clock, on_failure)
+
+
+class _RetriedStream:
+    __slots__ = ("_clock", "_error", "_on_failure", "_open_stream", "_policy", "_stream", "_under_way")
+
+    def __init__(
+        self,
+        open_stream: Callable[[], ModelBatches],
+        policy: RetryPolicy,
+        clock: Clock,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._open_stream = open_stream
+        self._policy = policy
+        self._clock = clock
+        self._on_failure = on_failure
+        self._stream: ModelBatches | None = None
+        self._under_way = False
+        self._error: Exception | None = None
+
+    def __aiter__(self) -> _RetriedStream:
+        return self
+
+    def __anext__(self) -> Awaitable[ModelBatch]:
+        # Once there was content, nothing stands between the stream and its reader.
+        if self._under_way and self._stream is not None:
+            return self._stream.__anext__()
+        return self._begin()
+
+    async def aclose(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.aclose()
+
+    async def _begin(self) -> ModelBatch:
+        """The first content, and what was held back before it; where there is none, what was held back, then the
+        error."""
+        if self._under_way:
+            if self._error is None:
+                raise StopAsyncIteration
+            raise self._error
+        attempts = 0
+        while True:
+            attempts += 1
+            held: list[ModelBatch] = []
+            stream = self._stream = self._open_stream()
+            try:
                 async for batch in stream:
-                    if held is None:
-                        yield batch
-                    elif all(event.type in _LIFECYCLE for event in batch.events):
-                        held.append(batch)
-                    else:
-                        held.append(batch)
-                        batch, held = _joined(held), None  # nothing here holds on to the events from now on
-                        yield batch
-            if held is not None:
+                    held.append(batch)
+                    if not all(event.type in _LIFECYCLE for event in batch.events):
+                        self._under_way = True
+                        return _joined(held)
                 raise ModelStreamTruncated("The model's stream ended before it brought anything.")
-            return
-        except Exception as error:
-            if held is None or not await _pause(policy, clock, error, attempts):
-                for batch in held or ():
-                    yield batch
-                raise
-            on_failure(error)
+            except Exception as error:
+                await self.aclose()
+                if not await _pause(self._policy, self._clock, error, attempts):
+                    self._under_way = True
+                    if not held:
+                        raise
+                    self._error = error
+                    return _joined(held)
+                self._on_failure(error)
 
 
 def _joined(batches: list[ModelBatch]) -> ModelBatch:

@@ -6,25 +6,23 @@ those are in `chat_quirks` and the decoder.
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.items import ModelResponse
-from runstream.agent.model import ModelBatch, ModelRequest
+from runstream.agent.model import ModelBatch, ModelBatches, ModelRequest
 from runstream.errors import AgentsException, ModelBehaviorError, ModelStreamFailed, ModelStreamTruncated
 from runstream.models.chat_decode import ChatDecoder, completion_to_response
 from runstream.models.chat_request import create_arguments
-from runstream.models.client_model import ClientModel
-from runstream.models.transport import ClientSettings, clear_errors, open_stream
+from runstream.models.client_model import BodyBatches, ClientModel
+from runstream.models.transport import ClientSettings, StreamBody, clear_errors, open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from openai import AsyncOpenAI
     from openai.types.responses import ResponseStreamEvent
 
     from runstream.models.chat_messages import ShouldReplayReasoningContent
-    from runstream.wire.sse import SSEFrame
 
 __all__ = ["OpenAIChatCompletionsModel"]
 
@@ -72,7 +70,7 @@ class OpenAIChatCompletionsModel(ClientModel):
             answer.raw_usage = dict(decoder.raw_usage)
         return answer
 
-    async def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
+    def stream_batches(self, request: ModelRequest) -> ModelBatches:
         """The answer as events, one batch for each read from the network.
 
         What follows the terminal event is read and dropped, so that the connection can serve another request.
@@ -81,27 +79,16 @@ class OpenAIChatCompletionsModel(ClientModel):
         """
         arguments = self._arguments(request, stream=True)
         decoder = self._decoder(arguments)
-        completions: Any = self._client.chat.completions
+        client = self._client
+        completions: Any = client.chat.completions
         streaming = getattr(completions, "with_streaming_response", None)
         if streaming is None:
-            async with aclosing(_read_chunks(await completions.create(**arguments), decoder)) as batches:
-                async for batch in batches:
-                    yield batch
-            return
-        async with open_stream(self._client, streaming.create, arguments) as body:
-            try:
-                async with aclosing(aiter(body)) as reads:
-                    async for frames in reads:
-                        events, error = _decode(decoder, frames)
-                        if events:
-                            yield _batch(events, body.request_id if decoder.closed else None)
-                        if error is not None:
-                            raise error
-            except ModelStreamTruncated:
-                if not decoder.closed:
-                    raise
-            if not decoder.closed:
-                yield _batch(decoder.close(), body.request_id)
+            return _read_chunks(completions, arguments, decoder)
+
+        def open_body() -> Awaitable[StreamBody]:
+            return open_stream(client, "/chat/completions", streaming.create, arguments)
+
+        return _ChatBatches(open_body, decoder)
 
     def _arguments(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         return create_arguments(
@@ -126,13 +113,38 @@ class OpenAIChatCompletionsModel(ClientModel):
         )
 
 
-def _decode(decoder: ChatDecoder, frames: list[SSEFrame]) -> tuple[list[ResponseStreamEvent], AgentsException | None]:
-    events: list[ResponseStreamEvent] = []
-    try:
-        decoder.feed_frames(frames, events)
-    except AgentsException as error:
-        return events, error
-    return events, None
+class _ChatBatches(BodyBatches):
+    __slots__ = ("_decoder",)
+
+    def __init__(self, open_body: Callable[[], Awaitable[StreamBody]], decoder: ChatDecoder) -> None:
+        super().__init__(open_body)
+        self._decoder = decoder
+
+    async def __anext__(self) -> ModelBatch:
+        if self._error is not None:
+            raise self._error
+        body = self._body or await self._open()
+        decoder = self._decoder
+        events: list[ResponseStreamEvent] = []
+        while True:
+            try:
+                frames = await body.__anext__()
+            except StopAsyncIteration:
+                if decoder.closed:
+                    raise
+                return _batch(decoder.close(), body.request_id)
+            except ModelStreamTruncated as error:
+                if not decoder.closed:
+                    raise
+                raise StopAsyncIteration from error
+            try:
+                decoder.feed_frames(frames, events)
+            except AgentsException as error:
+                if not events:
+                    raise
+                self._error = error
+            if events:
+                return _batch(events, body.request_id if decoder.closed else None)
 
 
 def _batch(events: list[ResponseStreamEvent], request_id: str | None = None) -> ModelBatch:
@@ -141,8 +153,11 @@ def _batch(events: list[ResponseStreamEvent], request_id: str | None = None) -> 
     return ModelBatch(events, [None] * len(events))
 
 
-async def _read_chunks(chunks: Any, decoder: ChatDecoder) -> AsyncGenerator[ModelBatch, None]:
+async def _read_chunks(
+    completions: Any, arguments: dict[str, Any], decoder: ChatDecoder
+) -> AsyncGenerator[ModelBatch, None]:
     """For clients that only have `create`, like doubles and wrappers: their iterator ends where `[DONE]` was."""
+    chunks = await completions.create(**arguments)
     try:
         async for chunk in cast("AsyncIterator[Any]", chunks):
             events = decoder.feed(chunk.model_dump(exclude_unset=True))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from runstream.agent.handoff import Handoff
 from runstream.agent.items import ModelResponse, TResponseInputItem
-from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, streams_in_batches
+from runstream.agent.model import Model, ModelBatch, ModelBatches, ModelRequest, ModelTracing, streams_in_batches
 from runstream.agent.model_failure import advice_on
 from runstream.agent.output import AgentOutputSchemaBase
 from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest
@@ -22,7 +22,40 @@ if TYPE_CHECKING:
     from openai.types.responses import ResponseStreamEvent
     from openai.types.responses.response_prompt_param import ResponsePromptParam
 
-__all__ = ["ClientModel"]
+    from runstream.models.transport import StreamBody
+
+__all__ = ["BodyBatches", "ClientModel"]
+
+
+class BodyBatches(abc.ABC):
+    """The events of one streamed body, one batch for each network read. The request goes out with the first.
+
+    A class and no async generator, because every token passes here and a generator would be one more frame to wake.
+    """
+
+    __slots__ = ("_body", "_error", "_open_body")
+
+    def __init__(self, open_body: Callable[[], Awaitable[StreamBody]]) -> None:
+        self._open_body = open_body
+        self._body: StreamBody | None = None
+        self._error: Exception | None = None
+        """To be raised in the place of the next batch."""
+
+    def __aiter__(self) -> BodyBatches:
+        return self
+
+    @abc.abstractmethod
+    async def __anext__(self) -> ModelBatch:
+        """The events of the next read that brings any."""
+
+    async def _open(self) -> StreamBody:
+        self._body = await self._open_body()
+        return self._body
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the body was read to its end."""
+        if self._body is not None:
+            await self._body.aclose()
 
 
 class ClientModel(Model):
@@ -52,7 +85,7 @@ class ClientModel(Model):
         """The whole response at once."""
 
     @abc.abstractmethod
-    def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
+    def stream_batches(self, request: ModelRequest) -> ModelBatches:
         """The response as events, one batch for each read from the network."""
 
     def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:

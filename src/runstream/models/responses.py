@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.items import ModelResponse
-from runstream.agent.model import ModelBatch, ModelRequest
+from runstream.agent.model import ModelBatch, ModelBatches, ModelRequest
 from runstream.errors import ModelStreamFailed
-from runstream.models.client_model import ClientModel
+from runstream.models.client_model import BodyBatches, ClientModel
 from runstream.models.decode import decode_frames
 from runstream.models.responses_request import create_arguments
-from runstream.models.transport import ClientSettings, clear_errors, open_stream
+from runstream.models.transport import ClientSettings, StreamBody, clear_errors, open_stream
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -34,7 +34,7 @@ class OpenAIResponsesModel(ClientModel):
         self._model_is_explicit = model_is_explicit
 
     async def respond(self, request: ModelRequest) -> ModelResponse:
-        arguments = create_arguments(self.model, request, stream=False, model_is_explicit=self._model_is_explicit)
+        arguments = self._arguments(request, stream=False)
         with clear_errors():
             response = cast("Response", await cast("Any", self._client.responses).create(**arguments))
         _check_complete(response)
@@ -43,33 +43,39 @@ class OpenAIResponsesModel(ClientModel):
             answer.raw_usage = response.usage.model_dump()
         return answer
 
-    async def stream_batches(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
+    def stream_batches(self, request: ModelRequest) -> ModelBatches:
         """The events that the API sends, one batch for each read from the network."""
-        responses: Any = self._client.responses
+        client = self._client
+        responses: Any = client.responses
         streaming = getattr(responses, "with_streaming_response", None)
         if streaming is None:
-            arguments = create_arguments(self.model, request, stream=True, model_is_explicit=self._model_is_explicit)
-            async with aclosing(_read_events(await responses.create(**arguments))) as batches:
-                async for batch in batches:
-                    yield batch
-            return
-        async with (
-            open_stream(
-                self._client,
-                streaming.create,
-                create_arguments(self.model, request, stream=True, model_is_explicit=self._model_is_explicit),
-            ) as body,
-            aclosing(aiter(body)) as reads,
-        ):
-            async for frames in reads:
-                events, kept, broken = decode_frames(frames)
-                if events:
-                    last: Any = events[-1]
-                    if last.type == "response.completed" and body.request_id is not None:
-                        last.response._request_id = body.request_id  # where the official client keeps it
-                    yield ModelBatch(events, kept)
-                if broken is not None:
-                    raise broken
+            return _read_events(responses, partial(self._arguments, request))
+
+        def open_body() -> Awaitable[StreamBody]:
+            return open_stream(client, "/responses", streaming.create, self._arguments(request))
+
+        return _ResponseBatches(open_body)
+
+    def _arguments(self, request: ModelRequest, *, stream: bool = True) -> dict[str, Any]:
+        return create_arguments(self.model, request, stream=stream, model_is_explicit=self._model_is_explicit)
+
+
+class _ResponseBatches(BodyBatches):
+    __slots__ = ()
+
+    async def __anext__(self) -> ModelBatch:
+        if self._error is not None:
+            raise self._error
+        body = self._body or await self._open()
+        while True:
+            events, kept, self._error = decode_frames(await body.__anext__())
+            if events:
+                last: Any = events[-1]
+                if last.type == "response.completed" and body.request_id is not None:
+                    last.response._request_id = body.request_id  # where the official client keeps it
+                return ModelBatch(events, kept)
+            if self._error is not None:
+                raise self._error
 
 
 def _check_complete(response: Response) -> None:
@@ -91,8 +97,9 @@ def _check_complete(response: Response) -> None:
     )
 
 
-async def _read_events(events: Any) -> AsyncGenerator[ModelBatch, None]:
+async def _read_events(responses: Any, arguments: Callable[[], dict[str, Any]]) -> AsyncGenerator[ModelBatch, None]:
     """For clients that only have `create`, like doubles and wrappers."""
+    events = await responses.create(**arguments())
     try:
         async for event in cast("AsyncIterator[ResponseStreamEvent]", events):
             yield ModelBatch([event], [None])

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
-from functools import lru_cache
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
+import aiohttp
 import httpx2
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -41,8 +42,9 @@ _ENVIRONMENT = (
     "OPENAI_CUSTOM_HEADERS",
 )
 
-# Arguments that the client itself needs to see; everything else goes in as the body.
-_CLIENT_ARGUMENTS = frozenset(("model", "stream", "extra_headers", "extra_query", "timeout"))
+# Arguments that are no part of the body, and those of the body that a client itself needs to see.
+_OPTIONS = frozenset(("extra_headers", "extra_query", "extra_body", "timeout"))
+_CLIENT_ARGUMENTS = ("model", "stream")
 
 # aiohttp's pool: above any number of concurrent runs that one process can serve, below the usual limit of open files.
 _MAX_CONNECTIONS = 20_000
@@ -152,104 +154,163 @@ class IdleWatch:
     no silence.
     """
 
-    __slots__ = ("_handle", "_loop", "_period_s", "_quiet", "_task", "fired")
+    __slots__ = ("_fired", "_handle", "_loop", "_period_s", "_quiet", "_stop")
 
     def __init__(self, limit_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._period_s = limit_s / 4
         self._quiet = 0
-        self._task: asyncio.Task[Any] | None = None
-        self.fired = False
+        self._stop: Callable[[], object] | None = None
+        self._fired = False
         self._handle = self._loop.call_later(self._period_s, self._look)
 
-    def begin(self) -> None:
-        """A wait begins."""
-        self._task = asyncio.current_task()
+    def begin(self, stop: Callable[[], object]) -> None:
+        """A wait begins, which `stop` would end."""
+        self._stop = stop
+        self._quiet = 0
+
+    def begin_in_task(self) -> None:
+        """A wait of the current task begins, which its cancellation would end: `absorb` tells whose that was."""
+        task = asyncio.current_task()
+        self._stop = None if task is None else task.cancel
         self._quiet = 0
 
     def end(self) -> None:
         """The wait has brought something."""
-        self._task = None
+        self._stop = None
 
     def close(self) -> None:
         """Nothing is waited for any more."""
-        self._task = None
+        self._stop = None
         self._handle.cancel()
 
     def absorb(self) -> bool:
         """Whether the CancelledError at hand is this watch's doing, and nobody else's as well. Says so once."""
         task = asyncio.current_task()
-        if not self.fired or task is None:
+        if not self._fired or task is None:
             return False
-        self.fired = False
+        self._fired = False
         return task.uncancel() == 0
 
     def _look(self) -> None:
         self._quiet += 1
-        if self._quiet > 4 and self._task is not None:
-            self.fired = True
-            self._task.cancel()
+        if self._quiet > 4 and self._stop is not None:
+            self._fired = True
+            self._stop()
             return
         self._handle = self._loop.call_later(self._period_s, self._look)
 
 
 class StreamBody:
-    """The body of a streamed response: iterate to get the frames of each network read."""
+    """The body of a streamed response: iterate to get the frames of each network read.
 
-    __slots__ = ("_response", "_watch", "request_id")
+    Whoever opened it closes it, which closes the connection if the body was not read to its end, so that the provider
+    stops.
+    """
 
-    def __init__(self, response: httpx2.Response, watch: IdleWatch | None = None) -> None:
-        self._response = response
+    __slots__ = ("_close", "_feed", "_read", "_rest", "_stop", "_url", "_watch", "request_id")
+
+    def __init__(
+        self,
+        response: httpx2.Response,
+        watch: IdleWatch | None = None,
+        direct: aiohttp.ClientResponse | None = None,
+    ) -> None:
+        """`direct` is the transport's response under the client's, where it is known."""
         self._watch = watch
+        self._url = str(response.request.url)
         self.request_id: str | None = response.headers.get("x-request-id")
+        decoder = SSEDecoder()
+        self._feed = decoder.feed
+        self._rest = decoder.close
+        encoded = response.headers.get("content-encoding", "identity") != "identity"
+        if direct is not None and not encoded:
+            # One wait for each read, and nothing in between; of the response only the connection is kept.
+            self._read: Callable[[], Awaitable[bytes]] = direct.content.readany
+            self._stop: Callable[[], object] | None = partial(
+                direct.content.set_exception, aiohttp.SocketTimeoutError("the stream fell silent")
+            )
+            self._close: Callable[[], Awaitable[object]] = partial(_release, direct)
+        else:
+            # Without a content encoding the transport's own chunks are the body.
+            raw = not encoded and isinstance(response.stream, httpx2.AsyncByteStream)
+            chunks = aiter(cast("AsyncIterator[bytes]", response.stream) if raw else response.aiter_bytes())
+            self._read = partial(_next_chunk, chunks)
+            self._stop = None
+            self._close = partial(_close_chunks, response, chunks)
 
-    async def __aiter__(self) -> AsyncGenerator[list[SSEFrame], None]:
+    def __aiter__(self) -> StreamBody:
+        return self
+
+    async def __anext__(self) -> list[SSEFrame]:
         """Raises ModelStreamTruncated where the connection breaks or the body ends inside a frame,
         openai.APITimeoutError where the client's read timeout passes, ModelStreamBroken for a frame without end."""
-        response, watch = self._response, self._watch
-        # Without a content encoding the transport's own chunks are the body; the response's iterators would only
-        # add a layer to every read.
-        encoded = response.headers.get("content-encoding", "identity") != "identity"
-        if encoded or not isinstance(response.stream, httpx2.AsyncByteStream):
-            chunks = aiter(response.aiter_bytes())
-        else:
-            chunks = aiter(response.stream)
-        decoder = SSEDecoder()
-        feed = decoder.feed
+        watch, stop = self._watch, self._stop
         try:
             while True:
-                if watch is not None:
-                    watch.begin()
-                try:
-                    data = await anext(chunks)
-                except StopAsyncIteration:
-                    break
-                if watch is not None:
+                if watch is None:
+                    data = await self._read()
+                else:
+                    if stop is not None:
+                        watch.begin(stop)
+                    else:
+                        watch.begin_in_task()
+                    data = await self._read()
                     watch.end()
-                frames = feed(data)
+                if not data:
+                    break
+                frames = self._feed(data)
                 if frames:
-                    yield frames
+                    return frames
         except asyncio.CancelledError:
-            if watch is not None and watch.absorb():
-                raise openai.APITimeoutError(request=response.request) from None
+            if watch is not None and stop is None and watch.absorb():
+                raise openai.APITimeoutError(request=_request_to(self._url)) from None
             raise
-        except httpx2.ReadTimeout as error:
-            raise openai.APITimeoutError(request=response.request) from error
-        except (httpx2.RequestError, OSError) as error:
-            raise _truncated(error) from error
+        except (httpx2.ReadTimeout, aiohttp.ServerTimeoutError) as error:
+            raise openai.APITimeoutError(request=_request_to(self._url)) from error
+        except (httpx2.RequestError, aiohttp.ClientError, OSError) as error:
+            raise ModelStreamTruncated(
+                f"The connection to the model broke before the end of its stream: {error or type(error).__name__}"
+            ) from error
         except ValueError as error:
             raise ModelStreamBroken(str(error)) from error
-        finally:
-            await cast("AsyncGenerator[bytes, None]", chunks).aclose()
-        rest = decoder.close()
+        rest = self._rest()
         if rest and not rest.endswith(b"[DONE]"):  # llama.cpp ends so, without the blank line
             raise ModelStreamTruncated(f"The model's stream ended in the middle of a frame: {rest[:200]!r}")
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Nothing more is read."""
+        if self._watch is not None:
+            self._watch.close()
+        await self._close()
 
 
-def _truncated(error: Exception) -> ModelStreamTruncated:
-    return ModelStreamTruncated(
-        f"The connection to the model broke before the end of its stream: {error or type(error).__name__}"
-    )
+def _aiohttp_response(response: httpx2.Response) -> aiohttp.ClientResponse | None:
+    """The response of the transport, under the client's. Its place is nobody's promise: None where it is elsewhere,
+    and the body is read through the client then."""
+    stream = getattr(getattr(response.stream, "_stream", None), "_aiohttp_response", None)
+    return stream if isinstance(stream, aiohttp.ClientResponse) else None
+
+
+async def _release(response: aiohttp.ClientResponse) -> None:
+    response.release()
+    await response.wait_for_close()
+
+
+async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes:
+    """The next bytes; none at the end."""
+    async for data in chunks:
+        if data:
+            return data
+    return b""
+
+
+async def _close_chunks(response: httpx2.Response, chunks: AsyncIterator[bytes]) -> None:
+    try:
+        await cast("AsyncGenerator[bytes, None]", chunks).aclose()
+    finally:
+        await response.aclose()
 
 
 @contextmanager
@@ -272,52 +333,51 @@ def _request_to(url: str) -> httpx2.Request:
     return httpx2.Request("POST", url)
 
 
-@asynccontextmanager
 async def open_stream(
-    client: AsyncOpenAI, create: Callable[..., Any], arguments: dict[str, Any]
-) -> AsyncGenerator[StreamBody, None]:
-    """Send a streamed request with `create`, the client's `<resource>.with_streaming_response.create`.
-
-    Leaving the block closes the response, and its connection if the body was not read to its end, so that the
-    provider stops. Raises the official client's errors (`openai.APIError` and below) for a request that failed.
-    """
+    client: AsyncOpenAI, path: str, create: Callable[..., Any], arguments: dict[str, Any]
+) -> StreamBody:
+    """Send a streamed request to the client's endpoint `path`, whose `<resource>.with_streaming_response.create` is
+    `create`. Raises the official client's errors (`openai.APIError` and below) for a request that failed."""
     # The client walks over every argument by its type annotation, which for a long input costs more than all the rest
-    # of the request. Our arguments are plain JSON already, so they go in as the body that is added as it is.
-    direct = {name: value for name, value in arguments.items() if name in _CLIENT_ARGUMENTS}
-    if "messages" in arguments:
-        direct["messages"] = []
+    # of the request. Our arguments are plain JSON already, so they go in as the body.
+    options = {name: value for name, value in arguments.items() if name in _OPTIONS}
     body = {
         name: value
         for name, value in arguments.items()
-        if name not in _CLIENT_ARGUMENTS
-        and name != "extra_body"
-        and not isinstance(value, openai.NotGiven | openai.Omit)
+        if name not in _OPTIONS and not isinstance(value, openai.NotGiven | openai.Omit)
     }
-    body.update(arguments.get("extra_body") or {})
+    body.update(options.pop("extra_body", None) or {})
+    with clear_errors():
+        if client in _own_clients:
+            return await _send(client, path, body, options)
+        # A client that the user passes may have a `create` of its own, so that is what is called.
+        direct = {name: body.pop(name) for name in _CLIENT_ARGUMENTS if name in body}
+        if "messages" in body:
+            direct["messages"] = []
+        opened = await create(**direct, **options, extra_body=body).__aenter__()
+        return StreamBody(opened.http_response)
+
+
+async def _send(client: AsyncOpenAI, path: str, body: dict[str, Any], options: dict[str, Any]) -> StreamBody:
+    """The request as the client's resources make it, without their walk over its arguments."""
+    sent: dict[str, Any] = {"security": {"bearer_auth": True}, "timeout": options.get("timeout", _STREAM_TIMEOUT)}
+    for name, option in (("extra_headers", "headers"), ("extra_query", "params")):
+        if options.get(name) is not None:
+            sent[option] = options[name]
     watch = None
-    if client in _own_clients and "timeout" not in direct:
+    if "timeout" not in options:
         # The client's usual limit for a read, kept by a cheaper watch.
-        direct["timeout"] = _STREAM_TIMEOUT
         watch = IdleWatch(_READ_LIMIT_S)
-        watch.begin()
-    response: httpx2.Response | None = None
+        watch.begin_in_task()
     try:
-        # The client's own response holds on to the whole request; of it only the body is of use from here on.
-        with clear_errors():
-            opened = await create(**direct, extra_body=body).__aenter__()
-        response = streaming = opened.http_response
-        streaming.request = _request_to(str(streaming.request.url))
-        del opened, body, direct, arguments
-        if watch is not None:
-            watch.end()
-        yield StreamBody(streaming, watch)
-    except asyncio.CancelledError:
-        if watch is not None and watch.absorb():
-            request = httpx2.Request("POST", client.base_url)
-            raise openai.APITimeoutError(request=request) from None
-        raise
-    finally:
+        # With this type the client gives the response itself.
+        response = await cast("Any", client).post(path, cast_to=httpx2.Response, body=body, options=sent, stream=True)
+    except BaseException as error:
         if watch is not None:
             watch.close()
-        if response is not None:
-            await response.aclose()
+            if isinstance(error, asyncio.CancelledError) and watch.absorb():
+                raise openai.APITimeoutError(request=_request_to(str(client.base_url))) from None
+        raise
+    if watch is not None:
+        watch.end()
+    return StreamBody(response, watch, _aiohttp_response(response))

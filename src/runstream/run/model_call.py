@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.items import ModelResponse
-from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, open_batches
+from runstream.agent.model import Model, ModelBatch, ModelBatches, ModelRequest, ModelTracing, open_batches
 from runstream.agent.output import AgentOutputSchemaBase
 from runstream.agent.settings import ModelSettings, implicit_model_settings
 from runstream.agent.usage import Usage
@@ -164,7 +164,7 @@ async def _limited(work: Awaitable[_T], clock: Clock, left_s: float, limit_s: fl
 class _LimitedBatches:
     """The batches of one attempt, within its limit. No time-out is held while the caller has a batch."""
 
-    def __init__(self, batches: AsyncIterator[ModelBatch], clock: Clock, limit_s: float) -> None:
+    def __init__(self, batches: ModelBatches, clock: Clock, limit_s: float) -> None:
         self._batches = batches
         self._clock = clock
         self._limit_s = limit_s
@@ -175,10 +175,10 @@ class _LimitedBatches:
 
     async def __anext__(self) -> ModelBatch:
         left_s = max(self._deadline - self._clock.now(), 0.0)
-        return await _limited(anext(self._batches), self._clock, left_s, self._limit_s)
+        return await _limited(self._batches.__anext__(), self._clock, left_s, self._limit_s)
 
     async def aclose(self) -> None:
-        await cast("Any", self._batches).aclose()
+        await self._batches.aclose()
 
 
 async def _stream(
@@ -189,13 +189,13 @@ async def _stream(
     count = len(run.fold.responses)
     limit_s = request.model_settings.timeout
 
-    def open_stream() -> AsyncIterator[ModelBatch]:
+    def open_stream() -> ModelBatches:
         batches = open_batches(model, request)
         return batches if limit_s is None else _LimitedBatches(batches, run.clock, limit_s)
 
     batches = retry_stream(open_stream, policy, run.clock, on_failure)
     unread = 0
-    async with aclosing(batches):
+    async with aclosing(cast("Any", batches)):
         async for batch in batches:
             failed = run.emit_batch(batch, DELTA_CLASSES)
             unread += len(batch.events)
@@ -227,7 +227,7 @@ def _raw_usage(batch: ModelBatch) -> dict[str, Any] | None:
     return None
 
 
-async def _drain(run: ActiveRun, batches: Any) -> None:
+async def _drain(run: ActiveRun, batches: ModelBatches) -> None:
     try:
         async with run.clock.timeout(_DRAIN_S):
             async for _ in batches:

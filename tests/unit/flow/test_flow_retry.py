@@ -316,7 +316,7 @@ async def test_when_it_gives_up_what_came_is_shown() -> None:
     errors = [connection_error() for _ in range(3)]
     streams = Streams([[CREATED], errors[0]], [errors[1]], [[CREATED], [PROGRESS], errors[2]])
     got, failures, raised = await collect(streams)
-    assert got == [[CREATED], [PROGRESS]]
+    assert got == [[CREATED, PROGRESS]]
     assert (failures.seen, raised) == (errors[:2], errors[2])
 
 
@@ -333,7 +333,7 @@ async def test_a_stream_without_content_was_cut() -> None:
     assert ([kind for each in got for kind in each], raised) == ([CREATED, TEXT], None)
     assert [type(error) for error in failures.seen] == [ModelStreamTruncated]
     got, _, raised = await collect(Streams([[CREATED], [PROGRESS]]), RetryPolicy(max_retries=0))
-    assert got == [[CREATED], [PROGRESS]]
+    assert got == [[CREATED, PROGRESS]]
     assert isinstance(raised, ModelStreamTruncated)
 
 

@@ -9,7 +9,7 @@ import socket
 import struct
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,21 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in transport._ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "any")
+
+
+@pytest.fixture(params=["direct", "through the client"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body is read from the transport, or through the client where the transport is not where we know it."""
+    if request.param == "direct":
+        known = transport._aiohttp_response
+
+        def found(response: Any) -> Any:
+            assert known(response) is not None
+            return known(response)
+
+        monkeypatch.setattr(transport, "_aiohttp_response", found)
+    else:
+        monkeypatch.setattr(transport, "_aiohttp_response", lambda _: None)
 
 
 class RawServer:
@@ -109,7 +124,8 @@ def replying(*pieces: bytes) -> Reply:
 async def opened(url: str, **arguments: Any) -> AsyncIterator[StreamBody]:
     client = client_for(ClientSettings("any", url))
     create = client.responses.with_streaming_response.create
-    async with open_stream(client, create, {"model": "m", "input": "hi", "stream": True, **arguments}) as body:
+    sent = {"model": "m", "input": "hi", "stream": True, **arguments}
+    async with aclosing(await open_stream(client, "/responses", create, sent)) as body:
         yield body
 
 
@@ -261,6 +277,7 @@ async def test_nobody_listens() -> None:
 # Bodies.
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("size", [1, 7, 23, 10_000])
 async def test_a_body_that_ends_well(size: int) -> None:
     """The frames are those of the bytes, however they come in."""
@@ -295,6 +312,7 @@ async def test_done_without_a_blank_line(end: bytes) -> None:
     assert (frames[:5], error) == (FRAMES, None)
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("rest", [b"data: {", b"event: delta\n", b"event: delta\ndata: {}\n"])
 async def test_a_body_that_ends_inside_a_frame(rest: bytes) -> None:
     """What was complete is handed on; then the error shows what was not."""
@@ -312,6 +330,7 @@ async def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("how", ["closed", "reset", "inside a chunk"])
 async def test_a_connection_that_breaks(how: str) -> None:
     """A body without its end is truncated, whoever closed the connection and how; what was complete comes first."""
@@ -333,6 +352,7 @@ async def test_a_connection_that_breaks(how: str) -> None:
     assert error.__cause__ is not None
 
 
+@pytest.mark.usefixtures("both_ways")
 async def test_a_body_of_known_length_that_is_too_short() -> None:
     """A connection that closes before the announced length is truncated."""
     async with serving(replying(head(f"Content-Length: {len(BODY) + 5}"), BODY)) as server:
@@ -405,7 +425,8 @@ async def test_a_client_of_the_callers_own() -> None:
     async with AsyncOpenAI(api_key="any", base_url="http://mock.test/v1", http_client=http_client) as client:
         create = client.responses.with_streaming_response.create
         frames: list[SSEFrame] = []
-        async with open_stream(client, create, {"model": "m", "stream": True}) as stream:
+        sent = {"model": "m", "stream": True}
+        async with aclosing(await open_stream(client, "/responses", create, sent)) as stream:
             assert stream.request_id == "req_mock"
             async for more in stream:
                 frames += more
@@ -420,6 +441,7 @@ async def _forever(writer: asyncio.StreamWriter) -> None:
     await asyncio.get_running_loop().create_future()
 
 
+@pytest.mark.usefixtures("both_ways")
 async def test_leaving_closes_the_connection() -> None:
     """Whoever leaves before the end closes the connection, so that the provider stops."""
     async with serving(_forever) as server:
@@ -443,6 +465,7 @@ async def test_an_exception_closes_the_connection() -> None:
     assert frames == FRAMES
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("waits_for", ["head", "body"])
 async def test_cancelling_closes_the_connection(waits_for: str) -> None:
     """A request that is cancelled while it waits, for the answer or for more of it, closes its connection."""
@@ -472,6 +495,7 @@ async def test_cancelling_closes_the_connection(waits_for: str) -> None:
         await server.gone.wait()
 
 
+@pytest.mark.usefixtures("both_ways")
 async def test_a_body_that_was_read_leaves_its_connection_open() -> None:
     """The next request takes the same connection: connecting again costs time."""
     async with Endpoint(["one", "two", "three"]) as endpoint:
@@ -489,6 +513,7 @@ def fall_silent(watch: Any) -> None:
         watch._look()
 
 
+@pytest.mark.usefixtures("both_ways")
 async def test_a_silent_stream_is_a_time_out() -> None:
     """A stream that brings nothing for the client's limit ends with the official client's error, and is closed."""
     reading = asyncio.Event()
@@ -513,6 +538,17 @@ async def test_a_silent_stream_is_a_time_out() -> None:
         await server.gone.wait()
 
 
+@pytest.mark.usefixtures("both_ways")
+async def test_a_time_limit_of_the_callers() -> None:
+    """A limit that is passed with the request is kept by the transport, to the same error."""
+    async with serving(_forever) as server:
+        with pytest.raises(openai.APITimeoutError):
+            async with opened(server.url, timeout=0.02) as body:
+                async for _ in body:
+                    pass
+        await server.gone.wait()
+
+
 async def test_a_slow_reader_is_no_silence() -> None:
     """While nobody waits for the network, time does not count; the limit begins anew with each wait."""
     loop = asyncio.get_running_loop()
@@ -521,11 +557,14 @@ async def test_a_slow_reader_is_no_silence() -> None:
     try:
         for _ in range(40):
             watch._look()
-        assert not watch.fired
+        assert not watch.absorb()
 
         async def wait() -> None:
-            watch.begin()
-            await never
+            watch.begin_in_task()
+            try:
+                await never
+            except asyncio.CancelledError:
+                assert watch.absorb()
 
         task = asyncio.ensure_future(wait())
         await asyncio.sleep(0)
@@ -534,13 +573,13 @@ async def test_a_slow_reader_is_no_silence() -> None:
             await asyncio.sleep(0)
             assert not task.done()
         watch._look()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert watch.fired
+        await task
+        assert not task.cancelled()
     finally:
         watch.close()
 
 
+@pytest.mark.usefixtures("both_ways")
 async def test_a_cancellation_that_is_not_the_watchs() -> None:
     """A cancellation by somebody else goes through, also when the watch has fired as well."""
     reading = asyncio.Event()

@@ -71,7 +71,7 @@ class ModelBatch:
 
 
 class ModelBatches(Protocol):
-    """The batches of one model call, as an asynchronous generator gives them. Whoever iterates over them closes them."""
+    """The batches of one model call, as an asynchronous generator gives them. Whoever iterates also closes."""
 
     def __aiter__(self) -> AsyncIterator[ModelBatch]: ...
 

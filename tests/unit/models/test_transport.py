@@ -129,11 +129,13 @@ async def opened(url: str, **arguments: Any) -> AsyncIterator[StreamBody]:
         yield body
 
 
-async def read(url: str, on_read: Callable[[], object] = lambda: None) -> tuple[list[SSEFrame], Exception | None]:
+async def read(
+    url: str, on_read: Callable[[], object] = lambda: None, **arguments: Any
+) -> tuple[list[SSEFrame], Exception | None]:
     """The frames of one answer, and the error that ended it."""
     frames: list[SSEFrame] = []
     try:
-        async with opened(url) as body:
+        async with opened(url, **arguments) as body:
             async for more in body:
                 frames += more
                 on_read()
@@ -542,11 +544,10 @@ async def test_a_silent_stream_is_a_time_out() -> None:
 async def test_a_time_limit_of_the_callers() -> None:
     """A limit that is passed with the request is kept by the transport, to the same error."""
     async with serving(_forever) as server:
-        with pytest.raises(openai.APITimeoutError):
-            async with opened(server.url, timeout=0.02) as body:
-                async for _ in body:
-                    pass
+        frames, error = await read(server.url, timeout=0.02)
         await server.gone.wait()
+    assert frames == FRAMES
+    assert type(error) is openai.APITimeoutError
 
 
 async def test_a_slow_reader_is_no_silence() -> None:

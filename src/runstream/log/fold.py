@@ -8,7 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 from runstream.agent.items import ModelResponse
-from runstream.events.event import AGENT_START, ITEM, MODEL, RUN_END, RUN_START, Event, RunEnd
+from runstream.events.event import (
+    AGENT_START,
+    APPROVAL_RESOLVED,
+    ATTEMPT_DISCARDED,
+    INPUT_ADDED,
+    ITEM,
+    MODEL,
+    RUN_END,
+    RUN_START,
+    ApprovalResolved,
+    Event,
+    RunEnd,
+    RunStart,
+)
 
 __all__ = ["RunFold"]
 
@@ -16,10 +29,24 @@ __all__ = ["RunFold"]
 class RunFold:
     """Apply events in order; read the attributes at any time."""
 
-    __slots__ = ("_done_items", "agent", "agent_name", "end", "input", "items", "response_seq", "responses")
+    __slots__ = (
+        "_done_items",
+        "agent",
+        "agent_name",
+        "approvals",
+        "end",
+        "history",
+        "history_index",
+        "items",
+        "last_command",
+        "response_index",
+        "response_seq",
+        "responses",
+        "start",
+    )
 
     def __init__(self) -> None:
-        self.input: str | list[Any] = []
+        self.start: RunStart | None = None
         self.agent_name: str | None = None
         self.agent: Any = None
         """The active agent, where the events carry it."""
@@ -28,6 +55,14 @@ class RunFold:
         self.responses: list[ModelResponse] = []
         self.response_seq: int | None = None
         """Seq of the first event of the model response that is not complete; None between responses."""
+        self.response_index = 0
+        """Number of items that there were when the latest response was complete: what follows is its turn's."""
+        self.history: list[Any] | None = None
+        """What the active agent sees in place of the first `history_index` items, where a filter changed it."""
+        self.history_index = 0
+        self.approvals: list[ApprovalResolved] = []
+        self.last_command = 0
+        """Number of the latest command that the run has carried out."""
         self.end: RunEnd | None = None
         self._done_items: list[Any] = []
 
@@ -41,8 +76,19 @@ class RunFold:
         elif kind == AGENT_START:
             self.agent_name = event.agent
             self.agent = event.live
+            if event.data.history is not None:
+                self.history = event.data.history
+                self.history_index = len(self.items)
+        elif kind == ATTEMPT_DISCARDED:
+            self.abandon_response()
+        elif kind == APPROVAL_RESOLVED:
+            self.approvals.append(event.data)
+            self.last_command = max(self.last_command, event.data.command)
+        elif kind == INPUT_ADDED:
+            self.items += event.data.items if event.live is None else event.live
+            self.last_command = max(self.last_command, event.data.command)
         elif kind == RUN_START:
-            self.input = event.data.input
+            self.start = event.data
         elif kind == RUN_END:
             self.end = event.data
             self.response_seq = None
@@ -59,6 +105,7 @@ class RunFold:
                 if not response.output and self._done_items:
                     response.output = self._done_items
             self.responses.append(response)
+            self.response_index = len(self.items)
             self._done_items = []
             self.response_seq = None
             return

@@ -17,6 +17,7 @@ from runstream.agent.model import Model, ModelProvider
 from runstream.agent.settings import ModelSettings
 from runstream.clock import Clock, system_clock
 from runstream.errors import UserError
+from runstream.log.base import Store
 from runstream.sessions.base import SessionSettings
 
 if TYPE_CHECKING:
@@ -107,6 +108,10 @@ def _default_model_provider() -> ModelProvider:
     return MultiProvider()
 
 
+def _default_store() -> str | None:
+    return os.environ.get("RUNSTREAM_STORE") or None
+
+
 def _trace_sensitive_data() -> bool:
     return os.environ.get("OPENAI_AGENTS_TRACE_INCLUDE_SENSITIVE_DATA", "true").lower() in ("1", "true", "yes", "on")
 
@@ -157,6 +162,24 @@ class RunConfig:
     """How long a cancelled or failed run waits for its tools to stop, and then again for its session to be saved."""
     max_log_events: int = field(default=1_000_000, kw_only=True)
     """So many events the log keeps at least; beyond it the oldest go."""
+    store: str | Store | None = field(default_factory=_default_store, kw_only=True)
+    """Keeps the run's log beyond this process: a URL (`sqlite:///runs.db`, `redis://host`, `memory://name`) or a store;
+    the environment variable RUNSTREAM_STORE if not given. None keeps it in memory for as long as the run is."""
+    run_id: str | None = field(default=None, kw_only=True)
+    """Names the run; made up where it is not given."""
+    owner: str | None = field(default=None, kw_only=True)
+    """The person whose run it is: a store lists and deletes runs by it."""
+    store_timeout_s: float = field(default=10.0, kw_only=True)
+    """How long a run waits for a store that is slow or gone."""
+    on_store_failure: Literal["fail", "continue"] = field(default="fail", kw_only=True)
+    """What becomes of the run after that: it fails, or goes on without its log being kept, which is logged."""
+    lease_s: float = field(default=5.0, kw_only=True)
+    """A run whose process has not been heard of for so long may be taken over by another."""
+    time_limit_s: float | None = field(default=None, kw_only=True)
+    """How long the whole run may take; past it it fails with RunTimeoutError. None is no limit."""
+    on_approval: Literal["interrupt", "wait"] = field(default="interrupt", kw_only=True)
+    """A call that needs a person's approval: end the run with `interruptions`, to be resumed from its state, as the SDK
+    does; or wait in place until `approve` or `reject` is called on any handle of the run."""
     clock: Clock = field(default=system_clock, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -169,8 +192,15 @@ class RunConfig:
                 f"tool_not_found_behavior must be 'raise_error' or 'return_error_to_model', "
                 f"not {self.tool_not_found_behavior!r}"
             )
-        if self.cancel_timeout_s <= 0:
-            raise ValueError(f"cancel_timeout_s must be positive, not {self.cancel_timeout_s}")
+        if self.on_store_failure not in ("fail", "continue"):
+            raise ValueError(f"on_store_failure must be 'fail' or 'continue', not {self.on_store_failure!r}")
+        if self.on_approval not in ("interrupt", "wait"):
+            raise ValueError(f"on_approval must be 'interrupt' or 'wait', not {self.on_approval!r}")
+        for name in ("cancel_timeout_s", "store_timeout_s", "lease_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.time_limit_s is not None and self.time_limit_s <= 0:
+            raise ValueError(f"time_limit_s must be positive or None, not {self.time_limit_s}")
         if isinstance(self.model_settings, dict):
             self.model_settings = ModelSettings(**cast("dict[str, Any]", self.model_settings))
         if isinstance(self.session_settings, dict):

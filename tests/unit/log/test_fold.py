@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstream.events import codec
-from runstream.events.event import AgentStart, Event, ItemAdded, RunEnd, RunStart
+from runstream.events.event import (
+    AgentStart,
+    ApprovalResolved,
+    AttemptDiscarded,
+    Event,
+    InputAdded,
+    ItemAdded,
+    RunEnd,
+    RunStart,
+)
 from runstream.events.model_event import DELTA_CLASSES, build_event
 from runstream.log.fold import RunFold
 
@@ -67,7 +76,7 @@ def texts(fold: RunFold) -> list[list[str]]:
 
 def state(fold: RunFold) -> dict[str, Any]:
     """All that a fold says, as plain data."""
-    names = ("input", "agent_name", "items", "response_seq", "end")
+    names = ("start", "agent_name", "items", "response_seq", "response_index", "history", "approvals", "end")
     responses = [(each.response_id, each.usage, codec.plain(each.output)) for each in fold.responses]
     return {**{name: codec.plain(getattr(fold, name)) for name in names}, "responses": codec.plain(responses)}
 
@@ -75,7 +84,7 @@ def state(fold: RunFold) -> dict[str, Any]:
 def test_a_fold_of_nothing() -> None:
     """Before the first event there is no agent, no item, no response and no end."""
     fold = RunFold()
-    assert (fold.input, fold.agent_name, fold.agent, fold.items, fold.responses) == ([], None, None, [], [])
+    assert (fold.start, fold.agent_name, fold.agent, fold.items, fold.responses) == (None, None, None, [], [])
     assert (fold.response_seq, fold.end) == (None, None)
 
 
@@ -95,7 +104,8 @@ def test_the_course_of_a_run() -> None:
             Event("run_1", 7, 0.0, "run.end", "Desk", 0, (), end, "done"),
         ]
     )
-    assert (fold.input, fold.agent_name, fold.agent) == ("hello", "Desk", desk)
+    assert fold.start is not None
+    assert (fold.start.input, fold.agent_name, fold.agent) == ("hello", "Desk", desk)
     assert fold.items == [item, record]
     assert fold.end is end
 
@@ -213,3 +223,23 @@ def test_deltas_tell_nothing_but_that_a_response_is_open(entries: list[Any]) -> 
     with_deltas = state(fold_of(events))
     without = state(fold_of([event for event in events if type(event.data) not in DELTA_CLASSES]))
     assert {**with_deltas, "response_seq": None} == {**without, "response_seq": None}
+
+
+def test_what_people_answered_and_added_is_part_of_the_state() -> None:
+    """Approvals, added input and the numbers of their commands are folded; a discarded attempt leaves nothing open."""
+    answer = ApprovalResolved("call_1", "refund", approved=True, command=3)
+    said = {"role": "user", "content": "hurry"}
+    fold = fold_of(
+        [
+            Event("run_1", 1, 0.0, "run.start", None, 0, (), RunStart("hello")),
+            Event("run_1", 2, 0.0, "agent.start", "Desk", 0, (), AgentStart()),
+            model(CREATED, 3),
+            Event("run_1", 4, 0.0, "attempt.discarded", "Desk", 1, (), AttemptDiscarded(3, "taken_over")),
+            model(completed("a"), 5),
+            Event("run_1", 6, 0.0, "approval.resolved", "Desk", 0, (), answer),
+            Event("run_1", 7, 0.0, "input.added", "Desk", 0, (), InputAdded([said], command=2)),
+            Event("run_1", 8, 0.0, "agent.start", "Next", 0, (), AgentStart("Desk", history=[said])),
+        ]
+    )
+    assert (fold.response_seq, fold.response_index, fold.approvals, fold.last_command) == (None, 0, [answer], 3)
+    assert (fold.items, fold.history, fold.history_index) == ([said], [said], 1)

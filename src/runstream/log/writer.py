@@ -1,0 +1,376 @@
+"""From the logs of a process's runs to their store: one flush at a time, for all runs together.
+
+A run's events wait here for at most `max_age_s`, or not at all if one of them is no delta; then they go out with those
+of all other runs as one `Store.append`. What was refused because another worker has the run is told to the run at once.
+While the store is not reachable the same flush is repeated; runs that are to fail then do so after their own limit.
+
+Invariants: a run's events are acknowledged in order and without gaps, up to `committed_seq`; while a flush is under way
+there is no second one; the same segment is sent again until it is answered, so that a lost reply does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from runstream.clock import Clock
+from runstream.errors import LeaseLost, RunNotFound, StoreError, StoreUnavailable
+from runstream.events.event import Event
+from runstream.events.segment import encode_segment
+from runstream.log.base import Append, Refusal, Segment, Store, StoredStatus
+from runstream.log.memory import MemoryLog
+
+__all__ = ["RunWriter", "StoreWriter"]
+
+_logger = logging.getLogger("runstream")
+
+# Deltas wait for company for so long. A store may take as long again for the flush, and 15 ms are promised.
+_MAX_AGE_S = 0.012
+# One run's part of a flush: more would keep the others waiting.
+_MAX_EVENTS = 1_000
+# So many events that are not yet in the store make the run wait.
+_MAX_PENDING = 4_000
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 1.0
+
+
+class RunWriter:
+    """One run's way into the store."""
+
+    __slots__ = (
+        "_append",
+        "_clock",
+        "_dirty",
+        "_end",
+        "_end_status",
+        "_failed_at",
+        "_limit_s",
+        "_log",
+        "_on_failure",
+        "_waiters",
+        "_writer",
+        "committed_seq",
+        "durable",
+        "epoch",
+        "failure",
+        "goes_on_undurable",
+        "run_id",
+    )
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        log: MemoryLog,
+        epoch: int,
+        *,
+        limit_s: float,
+        goes_on_undurable: bool,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._writer = writer
+        self._clock = writer.clock
+        self._log = log
+        self.run_id = log.run_id
+        self.epoch = epoch
+        self.committed_seq = log.last_seq
+        """The store has acknowledged every event up to this one."""
+        self.durable = True
+        """False once the run has gone on without its store; the log there is what was written until then."""
+        self.failure: Exception | None = None
+        """Why nothing more is written: LeaseLost, or the store's error."""
+        self.goes_on_undurable = goes_on_undurable
+        self._limit_s = limit_s
+        self._on_failure = on_failure
+        self._append: Append | None = None
+        self._dirty = False
+        self._end: Event | None = None
+        self._end_status: StoredStatus | None = None
+        self._failed_at: float | None = None
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        log.pending = []
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits for the store that the run has to wait as well."""
+        pending = self._log.pending
+        return pending is not None and len(pending) > _MAX_PENDING and not self.goes_on_undurable
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the newest event that is to be written."""
+        return self._log.last_seq if self._end is None else self._end.seq
+
+    def changed(self, *, urgent: bool) -> None:
+        """The log has grown."""
+        if self.failure is None:
+            self._writer.mark(self, urgent=urgent)
+
+    def set_status(self, status: StoredStatus) -> None:
+        """The run's status changes with the events that are pending."""
+        self._end_status = status
+
+    async def commit(self) -> None:
+        """Return once everything that is in the log is in the store.
+
+        Raises LeaseLost where another worker has the run, StoreUnavailable after the run's limit, StoreError. A run
+        that goes on without its store does not wait for it.
+        """
+        await self._commit(self.last_seq)
+
+    async def commit_end(self, event: Event, status: StoredStatus) -> None:
+        """Write the last event, which is not in the log yet: an end must be kept before anybody is told."""
+        self._end, self._end_status = event, status
+        self.changed(urgent=True)
+        await self._commit(event.seq, even_undurable=True)
+
+    async def _commit(self, seq: int, *, even_undurable: bool = False) -> None:
+        self._raise_failure()
+        if self.failure is not None:
+            return
+        if self.committed_seq >= seq or (self._failed_at is not None and self.goes_on_undurable and not even_undurable):
+            return
+        self._writer.mark(self, urgent=True)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append((seq, waiter))
+        try:
+            async with self._clock.timeout(self._limit_s):
+                await waiter
+        except TimeoutError:
+            waited = StoreUnavailable(
+                f"the store {self._writer.store.url} has not taken the events of {self.run_id} within "
+                f"{self._limit_s:g} s (RunConfig.store_timeout_s)"
+            )
+            self.fail(waited)
+        finally:
+            self._waiters = [entry for entry in self._waiters if entry[1] is not waiter]
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None and (isinstance(self.failure, LeaseLost) or not self.goes_on_undurable):
+            raise self.failure
+
+    def wait_committed(self, seq: int) -> asyncio.Future[None]:
+        """Awaiting it returns once that seq is in the store, or nothing more is written."""
+        waiter = asyncio.get_running_loop().create_future()
+        if self.committed_seq >= seq or self.failure is not None:
+            waiter.set_result(None)
+        else:
+            self._waiters = [entry for entry in self._waiters if not entry[1].done()]
+            self._waiters.append((seq, waiter))
+        return waiter
+
+    def next_append(self) -> Append | None:
+        """The part of the next flush: the one that was not answered yet, else what has come since."""
+        if self._append is None and self.failure is None:
+            events = self._take()
+            if events:
+                segment = Segment(events[0].seq, events[-1].seq, encode_segment(events))
+                status = None
+                if events[-1].seq == self.last_seq:
+                    status, self._end_status = self._end_status, None
+                self._append = Append(self.run_id, self.epoch, segment, status)
+        return self._append
+
+    def _take(self) -> list[Event]:
+        log = self._log
+        first = self.committed_seq + 1
+        pending, log.pending = log.pending or [], []
+        if pending and pending[0].seq < first:
+            pending = [event for event in pending if event.seq >= first]
+        if not pending or pending[0].seq > first:
+            # What the store was too slow for is read again.
+            pending = self._read(first)
+        if len(pending) > _MAX_EVENTS:
+            log.pending = pending[_MAX_EVENTS:]
+            pending = pending[:_MAX_EVENTS]
+        elif self._end is not None and (not pending or pending[-1].seq + 1 == self._end.seq):
+            pending = [*pending, self._end]
+        return pending
+
+    def _read(self, first: int) -> list[Event]:
+        events: list[Event] = []
+        while first <= self._log.last_seq and len(events) < _MAX_EVENTS:
+            events += self._log.read(first - 1)
+            first = events[-1].seq + 1
+        return events
+
+    def answered(self, refusal: Refusal | None, last_seq: int | None = None) -> None:
+        """The store has answered the pending append."""
+        append, self._append = self._append, None
+        assert append is not None
+        if refusal is None:
+            self._failed_at = None
+            self.committed_seq = append.segment.last_seq
+            self._wake()
+            if self.committed_seq < self.last_seq:
+                self.changed(urgent=bool(self._waiters))
+        elif refusal == "gap" and last_seq is not None and last_seq < append.segment.first_seq:
+            # The store has lost its newest events (a crash, a replica that lagged). This process still has them, and
+            # nobody else has the run: the same events are written again.
+            _logger.warning(
+                "%s has lost events of %s after %d: written again", self._writer.store, self.run_id, last_seq
+            )
+            self.committed_seq = last_seq
+            if append.status is not None:
+                self._end_status = append.status
+            self.changed(urgent=True)
+        elif refusal == "gone":
+            self.fail(RunNotFound(self.run_id, self._writer.store.url))
+        elif refusal == "fenced":
+            self.fail(LeaseLost(self.run_id))
+        elif refusal == "sealed":
+            self.fail(LeaseLost(self.run_id, "its log has been ended by another worker"))
+        else:
+            self.fail(StoreError(f"the store {self._writer.store.url} refuses the events of {self.run_id}: {refusal}"))
+
+    def not_answered(self, error: StoreError, now: float) -> None:
+        """The flush has failed; it will be repeated unless the run's limit is over."""
+        if self._failed_at is None:
+            self._failed_at = now
+            _logger.warning("%s: %s; trying again", self.run_id, error)
+        if self.goes_on_undurable:
+            if self.durable and now - self._failed_at >= self._limit_s:
+                self.durable = False
+                _logger.error("%s goes on without its store: %s", self.run_id, error)
+            if self._log.pending is not None and len(self._log.pending) > _MAX_PENDING:
+                self._log.pending = []  # read again from the log once the store is back
+            for seq, waiter in self._waiters:
+                if not waiter.done() and (self._end is None or seq < self._end.seq):
+                    waiter.set_result(None)
+        elif not error.retryable or now - self._failed_at >= self._limit_s:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more is written; the run is told."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        self.durable = False
+        self._log.pending = None
+        self._append = None
+        for _, waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+        self._on_failure(error)
+
+    def _wake(self) -> None:
+        if not self._waiters:
+            return
+        waiting: list[tuple[int, asyncio.Future[None]]] = []
+        for entry in self._waiters:
+            seq, waiter = entry
+            if seq > self.committed_seq:
+                waiting.append(entry)
+            elif not waiter.done():
+                waiter.set_result(None)
+        self._waiters = waiting
+
+    def close(self) -> None:
+        """The run is over: nothing more will come."""
+        self._log.pending = None
+
+    def take_mark(self) -> None:
+        """The flush has it in hand now."""
+        self._dirty = False
+
+    def mark(self) -> bool:
+        """Whether it was not waiting for a flush yet; it is now."""
+        was_dirty, self._dirty = self._dirty, True
+        return not was_dirty
+
+
+class StoreWriter:
+    """Flushes for all runs of one event loop that share a store."""
+
+    def __init__(self, store: Store, clock: Clock, *, max_age_s: float = _MAX_AGE_S) -> None:
+        self.store = store
+        self.clock = clock
+        self._max_age_s = max_age_s
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[RunWriter] = []
+        self._urgent = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Task[None] | None = None
+
+    def mark(self, run: RunWriter, *, urgent: bool) -> None:
+        """The run has something to write."""
+        if run.mark():
+            self._waiting.append(run)
+        if urgent:
+            if not self._urgent:
+                self._urgent = True
+                if self._flushing is None:
+                    self._start()
+        elif self._timer is None and self._flushing is None:
+            self._timer = self._loop.call_later(self._max_age_s, self._start)
+
+    def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._flushing is None:
+            self._flushing = self._loop.create_task(self._flush(), name="runstream store writer")
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                self._urgent = False
+                runs: list[RunWriter] = []
+                appends: list[Append] = []
+                for run in waiting:
+                    run.take_mark()
+                    append = run.next_append()
+                    if append is not None:
+                        runs.append(run)
+                        appends.append(append)
+                if appends:
+                    await self._write(runs, appends)
+                if not self._urgent:
+                    break
+        finally:
+            self._flushing = None
+            if self._waiting and not self._loop.is_closed():
+                self._timer = self._loop.call_later(self._max_age_s, self._start)
+
+    async def _write(self, runs: Sequence[RunWriter], appends: Sequence[Append]) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while runs:
+            try:
+                refusals = await self.store.append(appends)
+            except StoreError as error:
+                now = self.clock.now()
+                for run in runs:
+                    run.not_answered(error, now)
+            except Exception as error:
+                unexpected = StoreError(f"the store {self.store.url} failed: {error!r}")
+                unexpected.__cause__ = error
+                for run in runs:
+                    run.fail(unexpected)
+            else:
+                for run, refusal in zip(runs, refusals, strict=True):
+                    if run.failure is None:
+                        run.answered(refusal, await self._last_seq(run) if refusal == "gap" else None)
+                return
+            left = [(run, append) for run in runs if (append := run.next_append()) is not None]
+            runs, appends = [run for run, _ in left], [append for _, append in left]
+            if runs:
+                await self.clock.sleep(pause_s)
+                pause_s = min(pause_s * 2, _LAST_PAUSE_S)
+
+    async def _last_seq(self, run: RunWriter) -> int | None:
+        try:
+            return (await self.store.find(run.run_id)).last_seq
+        except (StoreError, RunNotFound):
+            return None
+
+    async def aclose(self) -> None:
+        """Stop; what was not flushed is not."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._waiting.clear()
+        if self._flushing is not None:
+            self._flushing.cancel()
+            await asyncio.wait({self._flushing})

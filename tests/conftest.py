@@ -44,6 +44,8 @@ def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(complaints)
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(5.0)  # it may be about to end
     left = [thread.name for thread in set(threading.enumerate()) - threads]
     assert not left, f"threads are left: {left}"
     if _open_sockets() > sockets:

@@ -9,7 +9,6 @@ waits for it any more, `ToolContext.cancelled` tells it so, and what it still re
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
@@ -41,6 +40,7 @@ from runstream.agent.hosted_tools import (
     WebSearchTool,
 )
 from runstream.agent.schema import DocstringStyle, FuncSchema, callable_of, function_schema
+from runstream.agent.threads import call_in_thread
 from runstream.agent.tool_call import (
     invoke_function_tool,
     maybe_invoke_function_tool_failure_error_function,
@@ -229,7 +229,7 @@ def _invoker(
         if is_async:
             output = await call(*positional, **by_keyword)
         else:
-            output = await asyncio.to_thread(_call_in_thread, call, positional, by_keyword)
+            output = await call_in_thread(_guarded, call, positional, by_keyword)
         return output if adapter is None else check_output(context.tool_name, output, adapter)
 
     return ToolSource(function, in_thread=not is_async).attach(with_failure_handling(invoke, failure_error_function))
@@ -247,7 +247,7 @@ def _read_arguments(schema: FuncSchema, tool: str, arguments: str) -> tuple[list
     return schema.to_call_args(data)
 
 
-def _call_in_thread(call: Callable[..., Any], positional: list[Any], by_keyword: dict[str, Any]) -> Any:
+def _guarded(call: Callable[..., Any], positional: list[Any], by_keyword: dict[str, Any]) -> Any:
     try:
         return call(*positional, **by_keyword)
     except (StopIteration, SystemExit) as error:

@@ -21,6 +21,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runstream.agent.raw_item import to_plain
+from runstream.agent.threads import Workers
 from runstream.sessions.base import SessionABC, SessionSettings, coerce_session_settings, resolve_session_limit
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ _BUSY_TIMEOUT_S = 10.0
 """How long a method waits for another connection's transaction before `sqlite3.OperationalError`."""
 
 _R = TypeVar("_R")
+
+_workers = Workers("runstream session", 16)
+"""Threads apart from all others: a run that ends is not to wait with its session for anybody's tools."""
 
 
 class SQLiteSession(SessionABC):
@@ -140,7 +144,7 @@ class SQLiteSession(SessionABC):
                 self._check_open()
                 return work(self._connection)
 
-        done = asyncio.get_running_loop().run_in_executor(None, locked)
+        done = _workers.start(locked)
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:

@@ -1,6 +1,7 @@
 """The session in a run: what is read, what is written, when, and never twice."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from runstream import Agent, MaxTurnsExceeded, RunConfig, Runner, UserError, fun
 from runstream.sessions.base import SessionSettings
 from runstream.sessions.memory import InMemorySession
 from runstream.sessions.sqlite import SQLiteSession
-from runstream.testing import FakeClock, Raise, Reasoning, ScriptedModel, ToolCall, say
+from runstream.testing import FakeClock, Raise, Reasoning, ScriptedModel, ToolCall, Turn, say
 
 
 @function_tool
@@ -312,3 +313,27 @@ async def test_without_them_everything_is_sent_each_time() -> None:
     agent = _agent(ToolCall("ping"), "done")
     await Runner.run(agent, "hi")
     assert _kinds(agent.model.calls[1].input) == ["user", "function_call", "function_call_output"]  # type: ignore[union-attr]
+
+
+async def test_stuck_tools_do_not_hold_up_the_session() -> None:
+    """However many plain tools block their threads, a run that ends saves its session at once."""
+    gate, begun = threading.Event(), threading.Semaphore(0)
+
+    @function_tool
+    def stuck() -> str:
+        begun.release()
+        gate.wait(20.0)
+        return "at last"
+
+    calls = Turn(tuple(ToolCall("stuck", call_id=f"c{number}") for number in range(100)))
+    session = SQLiteSession("s")
+    result = Runner.run_streamed(Agent(name="Ann", model=ScriptedModel([calls]), tools=[stuck]), "hi", session=session)
+    try:
+        for _ in range(40):  # more than asyncio's own pool has threads
+            await asyncio.to_thread(begun.acquire, timeout=10.0)
+        result.cancel()
+        await result.wait()
+        assert len(await session.get_items()) == 201
+    finally:
+        gate.set()
+        session.close()

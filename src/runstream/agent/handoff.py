@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 from typing_extensions import TypeVar
@@ -82,6 +82,8 @@ class Handoff(Generic[TContext, TAgent]):
     strict_json_schema: bool = True
     is_enabled: bool | Callable[[RunContextWrapper[Any], Any], bool | Awaitable[bool]] = True
     """Whether the model may hand over: a bool, or a function (plain or async) of the context and the agent."""
+    target: Any = field(default=None, init=False, repr=False, compare=False)
+    """The agent that takes over, where it is known before the handoff is made."""
 
     def __post_init__(self) -> None:
         if self.nest_handoff_history:
@@ -139,7 +141,7 @@ def handoff(
                 await result
         return agent
 
-    return Handoff(
+    made: Handoff[Any, TAgent] = Handoff(
         tool_name=tool_name_override or Handoff.default_tool_name(agent),
         tool_description=tool_description_override or Handoff.default_tool_description(agent),
         input_json_schema=input_json_schema,
@@ -149,6 +151,8 @@ def handoff(
         nest_handoff_history=nest_handoff_history,
         is_enabled=is_enabled if isinstance(is_enabled, bool) else _always_async(is_enabled),
     )
+    made.target = agent
+    return made
 
 
 def _always_async(

@@ -83,6 +83,8 @@ class ItemAdded:
     """The run item's type: `message_output_item`, `tool_call_item`, …"""
     raw: Any
     """The item in the format of the Responses API: an official typed object or a plain dict."""
+    more: dict[str, Any] | None = None
+    """What the run item has beyond that, as plain data: names of agents and tools that it refers to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def test_names_of_the_fields() -> None:
     assert fields == {
         "RunStart": ["input", "max_turns", "options", "resumed"],
         "AgentStart": ["previous", "history"],
-        "ItemAdded": ["name", "type", "raw"],
+        "ItemAdded": ["name", "type", "raw", "more"],
         "ErrorInfo": ["type", "message", "code", "retryable"],
         "RunEnd": ["status", "error", "final_output", "usage"],
         "AttemptDiscarded": ["from_seq", "reason", "detail"],

@@ -47,7 +47,8 @@ class Toolbox:
     """What an agent may call in one turn, by name.
 
     Raises UserError, naming both, where two have one name: the model could not tell them apart. With
-    `on_collision="warn"` the later one is kept instead, and `collisions` names what was shadowed.
+    `on_collision="warn"` one is kept instead, as in the SDK: a handoff rather than a tool, else the later one;
+    `collisions` says so.
     """
 
     __slots__ = ("collisions", "functions", "handoffs", "tools")
@@ -66,24 +67,25 @@ class Toolbox:
             if not isinstance(tool, FunctionTool):
                 continue  # the provider's own tools of one kind share their name, which nobody looks up
             if tool.name in by_name:
-                self._collide(f"Agent {agent.name!r} has two tools of the name {tool.name!r}", on_collision)
+                self._collide(agent, f"two tools of the name {tool.name!r}", "later one", on_collision)
             by_name[tool.name] = tool
         self.handoffs: dict[str, Handoff[Any, Any]] = {}
         for handoff in handoffs:
-            if handoff.tool_name in self.handoffs or handoff.tool_name in by_name:
-                self._collide(
-                    f"Agent {agent.name!r} has a handoff and another tool or handoff of the name {handoff.tool_name!r}",
-                    on_collision,
-                )
+            if handoff.tool_name in self.handoffs:
+                self._collide(agent, f"two handoffs of the name {handoff.tool_name!r}", "later one", on_collision)
+            if handoff.tool_name in by_name:
+                self._collide(agent, f"a handoff and a tool of the name {handoff.tool_name!r}", "handoff", on_collision)
             self.handoffs[handoff.tool_name] = handoff
             by_name.pop(handoff.tool_name, None)
         self.tools = [tool for tool in tools if not isinstance(tool, FunctionTool) or by_name.get(tool.name) is tool]
         self.functions = by_name
 
-    def _collide(self, what: str, on_collision: str) -> None:
+    def _collide(self, agent: Agent[Any], what: str, used: str, on_collision: str) -> None:
         if on_collision == "error":
-            raise UserError(f"{what}; give one of them another with name_override or tool_name_override")
-        self.collisions.append(what)
+            raise UserError(
+                f"Agent {agent.name!r} has {what}; give one of them another with name_override or tool_name_override"
+            )
+        self.collisions.append(f"Agent {agent.name!r} has {what}; the {used} is used")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import uuid
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias, cast
 from runstream.agent.agent import Agent
 from runstream.agent.context import AgentHookContext
 from runstream.agent.handoff import Handoff, handoff
-from runstream.agent.items import ItemHelpers, MessageOutputItem, ModelResponse, TResponseInputItem
+from runstream.agent.items import MessageOutputItem, ModelResponse, TResponseInputItem
 from runstream.agent.output import AgentOutputSchema, AgentOutputSchemaBase, output_schema_of
 from runstream.agent.tool import FunctionTool, HostedMCPTool
 from runstream.agent.usage import Usage
@@ -26,7 +27,8 @@ from runstream.run.active import ActiveRun
 from runstream.run.collector import promote_imports
 from runstream.run.decide import Final, Plan, Toolbox, decide_end, plan_of
 from runstream.run.error_handlers import RunErrorData, RunErrorHandlerInput, RunErrorHandlerResult, handle_error
-from runstream.run.history import Conversation, cancelled_output, input_items_of, open_calls, without_orphans
+from runstream.run.history import Conversation, cancelled_output, input_items_of, open_calls
+from runstream.run.keeper import SessionKeeper
 from runstream.run.model_call import call_model, input_of, model_of, request_of, settings_of
 from runstream.run.scope import settle
 from runstream.run.tools import (
@@ -37,9 +39,10 @@ from runstream.run.tools import (
     hand_over,
     run_functions,
 )
-from runstream.sessions.base import Session
 
 __all__ = ["drive"]
+
+_logger = logging.getLogger("runstream")
 
 
 async def drive(run: ActiveRun) -> None:
@@ -142,88 +145,16 @@ _Outcome: TypeAlias = tuple[RunStatus, BaseException | None]
 class _Progress:
     """Where the turns stand: what the end of the run needs of them, also when they break off."""
 
-    __slots__ = ("keeper", "taken_in", "toolbox")
+    __slots__ = ("collisions", "keeper", "taken_in", "toolbox")
 
     def __init__(self, keeper: SessionKeeper) -> None:
         self.keeper = keeper
         self.toolbox: Toolbox | None = None
         """What the agent of this turn may call."""
+        self.collisions: set[str] = set()
+        """What the log was told of tools of one name: once is enough."""
         self.taken_in = 0
         """How many of the run's responses have their items in the log."""
-
-
-class SessionKeeper:
-    """Reads the session before the run and writes to it what the run adds, each item once."""
-
-    def __init__(self, run: ActiveRun) -> None:
-        self._run = run
-        self._input: list[TResponseInputItem] = []
-        self._saved = 0
-        self._failed = False
-        self._writing: asyncio.Task[None] | None = None
-
-    async def prepare(self) -> list[TResponseInputItem]:
-        """The items that the model is to see first: the session's, then the new input."""
-        run, session = self._run, self._run.session
-        new = ItemHelpers.input_to_new_input_list(run.input)
-        if session is None:
-            return new
-        settings = getattr(session, "session_settings", None)
-        if settings is not None:
-            settings = settings.resolve(run.config.session_settings)
-        else:
-            settings = run.config.session_settings
-        limit = settings.limit if settings is not None else None
-        history = without_orphans(await (session.get_items() if limit is None else session.get_items(limit=limit)))
-        callback = run.config.session_input_callback
-        self._input = new
-        if callback is None:
-            return [*history, *new]
-        combined = callback(list(history), list(new))
-        if inspect.isawaitable(combined):
-            combined = await combined
-        if not isinstance(cast("object", combined), list):
-            raise UserError(f"session_input_callback must return a list of items, not {type(combined).__name__}")
-        # What the callback kept of the history is saved already. What it made itself is new, unless it is a copy.
-        kept, added = {id(item) for item in history}, {id(item) for item in new}
-        self._input = [item for item in combined if id(item) in added or (id(item) not in kept and item not in history)]
-        return combined
-
-    async def save(self, *, last: bool = False) -> None:
-        """Write what is new since the last save: the input first, then the items.
-
-        A cancellation of the run does not cut a write in two: it goes on, and the `last` save waits for it. After a
-        write that failed there is none any more: what comes later makes no sense without it.
-        """
-        run, session = self._run, self._run.session
-        if not last:
-            run.check_open()
-        if session is None or self._failed:
-            return
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            await self._finish(writing)
-        items = list(run.items)
-        if open_calls(items):
-            return  # in the middle of a turn: a stored call without its output would spoil the next run
-        new = [*self._input, *input_items_of(items[self._saved :])]
-        self._input, self._saved = [], len(items)
-        if not new:
-            return
-        self._writing = asyncio.get_running_loop().create_task(_write(session, new))
-        await self._finish(self._writing if last else asyncio.shield(self._writing))
-        self._writing = None
-
-    async def _finish(self, writing: asyncio.Future[None]) -> None:
-        try:
-            await writing
-        except Exception:
-            self._failed = True
-            raise
-
-
-async def _write(session: Session, items: list[TResponseInputItem]) -> None:
-    await session.add_items(items)
 
 
 async def _take_turns(run: ActiveRun, progress: _Progress) -> RunStatus:
@@ -288,7 +219,7 @@ async def _take_turn(
     agent = run.agent
     schema = output_schema_of(agent.output_type)
     told, prompt = await input_of(run, conversation)
-    progress.toolbox = toolbox = await _toolbox_of(run, agent)
+    progress.toolbox = toolbox = await _toolbox_of(run, progress, agent)
     settings = settings_of(run, agent, tools_used=tools_used)
     request = await request_of(run, told, prompt, toolbox, schema, conversation, settings)
     model = model_of(run, agent)
@@ -340,7 +271,7 @@ def _take_in(run: ActiveRun, progress: _Progress, response: ModelResponse) -> Pl
     return plan
 
 
-async def _toolbox_of(run: ActiveRun, agent: Agent[Any]) -> Toolbox:
+async def _toolbox_of(run: ActiveRun, progress: _Progress, agent: Agent[Any]) -> Toolbox:
     """What the agent may call now. Raises UserError, before any request, for declarations that cannot be run."""
     tools = await agent.get_all_tools(run.context)
     for tool in tools:
@@ -366,11 +297,10 @@ async def _toolbox_of(run: ActiveRun, agent: Agent[Any]) -> Toolbox:
         if enabled:
             handoffs.append(declared)
     toolbox = Toolbox(agent, tools, handoffs, on_collision=run.config.tool_name_collision_policy)
-    if toolbox.collisions:
-        import logging
-
-        for collision in toolbox.collisions:
-            logging.getLogger("runstream").warning("%s; the later one is used", collision)
+    for collision in toolbox.collisions:
+        if collision not in progress.collisions:
+            progress.collisions.add(collision)
+            _logger.warning(collision)
     return toolbox
 
 

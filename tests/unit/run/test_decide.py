@@ -101,8 +101,8 @@ def named(name: str) -> FunctionTool:
     ("tools", "handoffs", "what"),
     [
         ([named("a"), named("b"), named("a")], [], "two tools of the name 'a'"),
-        ([named("transfer_to_billing")], [TO_BILLING], "a handoff and another tool or handoff"),
-        ([], [TO_BILLING, handoff(Agent(name="billing"))], "a handoff and another tool or handoff"),
+        ([named("transfer_to_billing")], [TO_BILLING], "a handoff and a tool of the name"),
+        ([], [TO_BILLING, handoff(Agent(name="billing"))], "two handoffs of the name"),
     ],
 )
 def test_two_of_one_name_are_refused(tools: list[Any], handoffs: list[Any], what: str) -> None:
@@ -113,7 +113,7 @@ def test_two_of_one_name_are_refused(tools: list[Any], handoffs: list[Any], what
 
 
 def test_two_of_one_name_with_a_warning() -> None:
-    """Where that was asked for, the later one is kept and the collision told; a handoff counts as later."""
+    """Where that was asked for, the later one is kept, a handoff rather than a tool, and the collision is told."""
     first, second, transfer = named("a"), named("a"), named("transfer_to_billing")
     toolbox = Toolbox(DESK, [first, transfer, second], [TO_BILLING], on_collision="warn")
     assert toolbox.tools == [second]

@@ -1,0 +1,93 @@
+"""The session of a run: what is read from it before the run, and what the run adds to it.
+
+Must not know the loop. Invariant: each item is written once, in the order of the run, and never a call without its
+output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import cast
+
+from runstream.agent.items import ItemHelpers, TResponseInputItem
+from runstream.errors import UserError
+from runstream.run.active import ActiveRun
+from runstream.run.history import input_items_of, open_calls, without_orphans
+from runstream.sessions.base import Session
+
+__all__ = ["SessionKeeper"]
+
+
+class SessionKeeper:
+    """Reads the session before the run and writes to it what the run adds, each item once."""
+
+    def __init__(self, run: ActiveRun) -> None:
+        self._run = run
+        self._input: list[TResponseInputItem] = []
+        self._saved = 0
+        self._failed = False
+        self._writing: asyncio.Task[None] | None = None
+
+    async def prepare(self) -> list[TResponseInputItem]:
+        """The items that the model is to see first: the session's, then the new input."""
+        run, session = self._run, self._run.session
+        new = ItemHelpers.input_to_new_input_list(run.input)
+        if session is None:
+            return new
+        settings = getattr(session, "session_settings", None)
+        if settings is not None:
+            settings = settings.resolve(run.config.session_settings)
+        else:
+            settings = run.config.session_settings
+        limit = settings.limit if settings is not None else None
+        history = without_orphans(await (session.get_items() if limit is None else session.get_items(limit=limit)))
+        callback = run.config.session_input_callback
+        self._input = new
+        if callback is None:
+            return [*history, *new]
+        combined = callback(list(history), list(new))
+        if inspect.isawaitable(combined):
+            combined = await combined
+        if not isinstance(cast("object", combined), list):
+            raise UserError(f"session_input_callback must return a list of items, not {type(combined).__name__}")
+        # What the callback kept of the history is saved already. What it made itself is new, unless it is a copy.
+        kept, added = {id(item) for item in history}, {id(item) for item in new}
+        self._input = [item for item in combined if id(item) in added or (id(item) not in kept and item not in history)]
+        return combined
+
+    async def save(self, *, last: bool = False) -> None:
+        """Write what is new since the last save: the input first, then the items.
+
+        A cancellation of the run does not cut a write in two: it goes on, and the `last` save waits for it. After a
+        write that failed there is none any more: what comes later makes no sense without it.
+        """
+        run, session = self._run, self._run.session
+        if not last:
+            run.check_open()
+        if session is None or self._failed:
+            return
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await self._finish(writing)
+        items = list(run.items)
+        if open_calls(items):
+            return  # in the middle of a turn: a stored call without its output would spoil the next run
+        new = [*self._input, *input_items_of(items[self._saved :])]
+        self._input, self._saved = [], len(items)
+        if not new:
+            return
+        self._writing = asyncio.get_running_loop().create_task(_write(session, new))
+        await self._finish(self._writing if last else asyncio.shield(self._writing))
+        self._writing = None
+
+    async def _finish(self, writing: asyncio.Future[None]) -> None:
+        try:
+            await writing
+        except Exception:
+            self._failed = True
+            raise
+
+
+async def _write(session: Session, items: list[TResponseInputItem]) -> None:
+    await session.add_items(items)

@@ -36,7 +36,8 @@ _BLIND_TURNS = 2000
 class FakeClock:
     """A `Clock` for tests: starts at `start` (seconds since the epoch), and jumps as the module's text says.
 
-    `autojump` may be changed at any time. One clock serves one event loop at a time.
+    `autojump` may be changed at any time. One clock serves one event loop at a time, and an event loop one clock: to
+    wait for two of them at once raises RuntimeError, since neither knows which deadline comes first.
     """
 
     def __init__(self, start: float = 1_700_000_000.0, *, autojump: bool = True) -> None:
@@ -103,16 +104,16 @@ class FakeClock:
         return sum(not alarm.is_off for alarm in self._alarms)
 
     def _set(self, loop: asyncio.AbstractEventLoop, delay_s: float, ring: Callable[[], object]) -> _Alarm:
-        alarm = _Alarm(self._now + delay_s, next(self._order), loop, ring)
-        heapq.heappush(self._alarms, alarm)
         if self._autojump:
             self._watch(loop)
+        alarm = _Alarm(self._now + delay_s, next(self._order), loop, ring)
+        heapq.heappush(self._alarms, alarm)
         return alarm
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> _Watch:
         watch = self._watches.get(loop)
         if watch is None:
-            watch = self._watches[loop] = _Watch(loop, self._on_quiet)
+            watch = self._watches[loop] = _Watch(loop, self._on_quiet, self._is_waited_for)
         watch.start()
         return watch
 
@@ -128,6 +129,9 @@ class FakeClock:
             alarm = heapq.heappop(self._alarms)
             alarm.is_off = True
             alarm.ring()
+
+    def _is_waited_for(self) -> bool:
+        return self._autojump and self._next_deadline() is not None
 
     def _on_quiet(self) -> bool:
         """Nothing can happen: jump. Returns whether to go on watching."""
@@ -154,22 +158,45 @@ class _Alarm:
         return (self.deadline, self.order) < (other.deadline, other.order)
 
 
+# The watch that is at work in each loop. Two would see each other's turns for ever, and never a quiet loop.
+_watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = weakref.WeakKeyDictionary()
+
+
 class _Watch:
     """Looks at one loop, turn by turn, until it is quiet; then lets `settle` return, or else tells the clock."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_quiet: Callable[[], bool]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_quiet: Callable[[], bool], is_needed: Callable[[], bool]
+    ) -> None:
         self._loop = weakref.ref(loop)
         self._on_quiet = on_quiet
+        self._is_needed = is_needed
         self._is_running = False
         self._turns = 0
+        self._handle: asyncio.Handle | None = None
         self.waiting: list[asyncio.Future[None]] = []
 
     def start(self) -> None:
         self._turns = 0
         loop = self._loop()
         if loop is not None and not self._is_running:
+            other = _watches.get(loop)
+            if other is not None and other._is_running:
+                other._give_way()
+            _watches[loop] = self
             self._is_running = True
-            loop.call_soon(self._turn)
+            self._handle = loop.call_soon(self._turn)
+
+    def _give_way(self) -> None:
+        """Stop for the watch of another clock. Raises RuntimeError if somebody waits for this one."""
+        if self._is_needed() or any(not future.done() for future in self.waiting):
+            raise RuntimeError(
+                "two FakeClocks are waited for in one event loop: pass the same clock to everything (RunConfig, "
+                "ScriptedModel, Endpoint and the test itself)"
+            )
+        self._is_running = False
+        if self._handle is not None:
+            self._handle.cancel()
 
     def _turn(self) -> None:
         loop = self._loop()
@@ -179,7 +206,7 @@ class _Watch:
         queue: Any = getattr(loop, "_ready", None)
         self._turns = 0 if queue else self._turns + 1
         if self._turns < (_BLIND_TURNS if queue is None else _QUIET_TURNS):
-            loop.call_soon(self._turn)
+            self._handle = loop.call_soon(self._turn)
             return
         self._turns = 0
         settled = [future for future in self.waiting if not future.done()]
@@ -187,7 +214,7 @@ class _Watch:
         for future in settled:
             future.set_result(None)
         if settled or self._on_quiet():
-            loop.call_soon(self._turn)
+            self._handle = loop.call_soon(self._turn)
         else:
             self._is_running = False
 

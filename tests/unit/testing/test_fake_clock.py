@@ -303,3 +303,40 @@ def _cancelling() -> int:
     task = asyncio.current_task()
     assert task is not None
     return task.cancelling()
+
+
+async def test_two_clocks_at_once_are_refused() -> None:
+    """Two clocks with deadlines in one loop cannot both jump: the second one says so, and the first goes on."""
+    first, second = FakeClock(1000.0), FakeClock(5000.0)
+    sleeping = asyncio.create_task(first.sleep(10.0))
+    await asyncio.sleep(0)
+    for wait in (second.sleep(1.0), second.settle(), second.advance(1.0)):
+        with pytest.raises(RuntimeError, match=r"two FakeClocks .* pass the same clock to everything"):
+            await wait
+    with pytest.raises(RuntimeError, match="two FakeClocks"):
+        async with second.timeout(1.0):
+            raise AssertionError
+    await sleeping
+    assert (first.now(), second.now()) == (1010.0, 5000.0)
+    assert second.sleepers == 0
+
+
+async def test_clocks_one_after_the_other() -> None:
+    """A clock that nobody waits for any more, or that never moves by itself, does not stand in another's way."""
+    first, second, still = FakeClock(1000.0), FakeClock(5000.0), FakeClock(autojump=False)
+    waiting = asyncio.create_task(still.sleep(1.0))
+    for _ in range(3):
+        await first.sleep(10.0)
+        await second.sleep(10.0)
+        await second.settle()
+        await first.settle()
+    async with first.timeout(5.0):
+        pass
+    await second.sleep(1.0)
+    for clock in (first, second, first, second):
+        async with clock.timeout(5.0):
+            pass
+    await first.sleep(1.0)
+    assert (first.now(), second.now()) == (1031.0, 5031.0)
+    await still.advance(1.0)
+    await waiting

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from benchmarks import environments, measure, report
+from benchmarks import claims, environments, measure, report
 from benchmarks.loads import CORE, LOADS, PEERS
 
 
@@ -16,7 +16,8 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-@click.command()
+@click.group(invoke_without_command=True)
+@click.pass_context
 @click.option("--quick", is_flag=True, help="Short loads, once each: one to two minutes.")
 @click.option(
     "--only",
@@ -47,6 +48,7 @@ def _say(line: str) -> None:
     help=f"Put the tables into this page, between {report.BEGIN} and {report.END}.",
 )
 def main(
+    context: click.Context,
     quick: bool,
     only: tuple[str, ...],
     peers: str,
@@ -60,6 +62,8 @@ def main(
     Every subject runs in an environment of its own under .venvs/, made on first use. Exits with 1 if a subject failed,
     but not if a goal is missed.
     """
+    if context.invoked_subcommand is not None:
+        return
     if from_file is not None:
         measured = json.loads(from_file.read_text())
     else:
@@ -75,6 +79,17 @@ def main(
             raise click.ClickException(f"{page}: {error}") from None
     if report.failures_of(measured["rows"]):
         raise SystemExit(1)
+
+
+@main.command(name="claims")
+def claims_command() -> None:
+    """Try, in runstream and in openai-agents, what the README's table of struggles says, and print the table."""
+    try:
+        seen = {subject: claims.observed(subject, _say) for subject in claims.SUBJECTS}
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from None
+    versions = {subject: environments.versions_of(subject).get(subject, "") for subject in seen}
+    click.echo(claims.table(seen, versions))
 
 
 def _measured(only: tuple[str, ...], peers: tuple[str, ...], *, quick: bool, repetitions: int | None) -> dict[str, Any]:

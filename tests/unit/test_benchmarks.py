@@ -13,7 +13,7 @@ from click.testing import CliRunner
 # Not part of the package, so not installed: found beside src/.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import endpoint, loads, measure, probe, report
+from benchmarks import claims, claims_probe, endpoint, loads, measure, probe, report
 from benchmarks.__main__ import main
 
 
@@ -113,3 +113,20 @@ async def test_probe_counts_every_delta(subject: str, load: loads.Stream, monkey
     assert row["cpu_us_per_delta"] is not None
     assert row["cpu_us_per_delta"] > 0
     assert ("first_ms_p99" in row) is load.read
+
+
+def test_every_row_of_the_readme_can_be_tried() -> None:
+    """The README's table of struggles has the rows that `benchmarks claims` prints, in its order."""
+    page = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    section = page.split("## What users of the peers struggle with")[1].split("##")[0]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in section.splitlines() if line.startswith("| ")]
+    assert rows[2:] == list(claims_probe.CLAIMS)
+
+
+def test_the_table_of_claims() -> None:
+    """One row a claim, one column a subject, with its version."""
+    seen = {subject: dict.fromkeys(claims_probe.CLAIMS, f"{subject} does") for subject in claims.SUBJECTS}
+    lines = claims.table(seen, {"runstream": "0.1"}).splitlines()
+    assert lines[0] == "| | runstream 0.1 | openai-agents |"
+    assert lines[2] == "| `break` out of the loop | runstream does | openai-agents does |"
+    assert len(lines) == 2 + len(claims_probe.CLAIMS)

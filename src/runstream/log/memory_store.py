@@ -83,10 +83,10 @@ class _Run:
     def claim(self, worker: str, now: float, lease_s: float) -> int:
         epoch = max(self.epoch + 1, int(now * 1000))
         self.epochs.append((epoch, self.last_seq + 1))
-        if self.status == "queued":
-            self.status = "running"
+        if self.lease_until is None or self.lease_until <= now:
+            self.deliveries += 1  # else its own worker asks once more
+        self.status = "running"
         self.worker, self.lease_until = worker, now + lease_s
-        self.deliveries += 1
         self.updated_at = now
         return epoch
 

@@ -1,4 +1,4 @@
-"""Test doubles for programs that talk to models: a scripted model, a local endpoint, a fake clock.
+"""For the tests of others: a scripted model, a local endpoint, a fake clock, the laws that stores keep.
 
 Names are loaded when they are first used.
 """
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from runstream.testing.steps import ToolCall as ToolCall
     from runstream.testing.steps import Turn as Turn
     from runstream.testing.steps import say as say
+    from runstream.testing.store_conformance import StoreConformance as StoreConformance
+    from runstream.testing.store_trial import StoreTrial as StoreTrial
+    from runstream.testing.store_trial import UnfencedStore as UnfencedStore
 
 _MODULES = {
     "clock": ("FakeClock",),
@@ -59,6 +62,8 @@ _MODULES = {
         "Turn",
         "say",
     ),
+    "store_conformance": ("StoreConformance",),
+    "store_trial": ("StoreTrial", "UnfencedStore"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,0 +1,61 @@
+"""Every store keeps the laws of `runstream.testing.StoreConformance`."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from runstream.log.base import Store
+from runstream.log.memory_store import MemoryStore
+from runstream.testing import FakeClock, StoreConformance
+
+_names = itertools.count()
+
+
+class SteppingClock:
+    """A clock that tests move: `advance` lets time pass, `step` sets it."""
+
+    def __init__(self) -> None:
+        self._clock = FakeClock(autojump=False)
+        self._offset_s = 0.0
+
+    def now(self) -> float:
+        return self._clock.now() + self._offset_s
+
+    async def sleep(self, delay_s: float) -> None:
+        await self._clock.sleep(delay_s)
+
+    def timeout(self, delay_s: float | None) -> AbstractAsyncContextManager[object]:
+        return self._clock.timeout(delay_s)
+
+    async def advance(self, delay_s: float) -> None:
+        await self._clock.advance(delay_s)
+
+    def step(self, delay_s: float) -> None:
+        self._offset_s += delay_s
+
+
+class TestMemoryStore(StoreConformance):
+    """In one process, with time of its own."""
+
+    lease_s = 5.0
+    pause_s = 0.001
+
+    @pytest.fixture(autouse=True)
+    def place(self) -> None:
+        self.url = f"memory://conformance-{next(_names)}"
+        self.clock = SteppingClock()
+
+    async def open_store(self) -> Store:
+        store = MemoryStore(self.url, clock=self.clock)
+        await store.open()
+        return store
+
+    async def advance(self, delay_s: float) -> None:
+        await self.clock.advance(delay_s)
+
+    async def step_clock(self, delay_s: float) -> bool:
+        self.clock.step(delay_s)
+        return True

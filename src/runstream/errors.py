@@ -26,8 +26,10 @@ __all__ = [
     "ModelTimeoutError",
     "RunErrorDetails",
     "RunExists",
+    "RunFailed",
     "RunNotFound",
     "RunSealed",
+    "RunTimeoutError",
     "StoreError",
     "StoreUnavailable",
     "ToolTimeoutError",
@@ -208,6 +210,30 @@ class CursorInvalid(AgentsException):
         self.reason = reason
         self.resync_after = resync_after
         super().__init__(f"the cursor {cursor!r} is {reason.replace('_', ' ')}: go on with after={resync_after}")
+
+
+class RunFailed(AgentsException):
+    """A run that was carried out in another process has failed; `error_type` names the class of its error there."""
+
+    code = "run_failed"
+
+    def __init__(self, message: str, *, error_type: str, code: str | None = None, retryable: bool = False) -> None:
+        self.error_type = error_type
+        if code is not None:
+            self.code = code
+        self.retryable = retryable
+        super().__init__(f"{error_type}: {message}")
+
+
+class RunTimeoutError(AgentsException):
+    """The whole run took longer than `RunConfig.time_limit_s`."""
+
+    code = "run_timeout"
+    retryable = True
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        super().__init__(f"The run exceeded its time limit of {limit_s:g} s (RunConfig.time_limit_s).")
 
 
 class StoreError(AgentsException):

@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "runstream"
 
 # Each layer may import what stands before it, and itself.
 LAYERS: list[set[str]] = [
-    {"errors", "clock"},
+    {"errors", "clock", "loop_local"},
     {"wire", "events"},
     {"agent"},
     {"models", "flow", "log", "sessions"},

@@ -6,41 +6,50 @@ The loop (`run/loop.py`) drives it; results and readers look at it. It knows not
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Coroutine, Sequence
+from typing import Any, Literal, Protocol, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.context import RunContextWrapper
 from runstream.agent.hooks import RunHooksBase
-from runstream.agent.items import MessageOutputItem, RunItem, TResponseInputItem
+from runstream.agent.items import InputItem, MessageOutputItem, RunItem, ToolApprovalItem, TResponseInputItem
 from runstream.agent.model import ModelBatch
 from runstream.errors import AgentsException, RunErrorDetails, UserError
-from runstream.events.codec import plain
 from runstream.events.event import (
     AGENT_START,
+    APPROVAL_RESOLVED,
+    ATTEMPT_DISCARDED,
+    INPUT_ADDED,
     ITEM,
     MODEL,
     RUN_END,
     RUN_START,
     AgentStart,
-    ErrorInfo,
+    ApprovalResolved,
+    AttemptDiscarded,
+    Event,
+    InputAdded,
     ItemAdded,
-    RunEnd,
     RunStart,
     RunStatus,
 )
+from runstream.log.base import Command, StoredStatus
 from runstream.log.fold import RunFold
 from runstream.log.memory import MemoryLog
+from runstream.run.bind import more_of
 from runstream.run.config import RunConfig
+from runstream.run.ending import run_end
 from runstream.run.error_handlers import RunErrorHandlers
 from runstream.run.history import partial_messages
+from runstream.run.inbox import Inbox
+from runstream.run.readers import Place, RunTask
+from runstream.run.resume import Resumed
 from runstream.run.scope import Scope
 from runstream.sessions.base import Session
 
-__all__ = ["ActiveRun", "CancelMode", "Place", "RunTask"]
+__all__ = ["ActiveRun", "CancelMode", "Durable"]
 
 CancelMode = Literal["immediate", "after_turn"]
 
@@ -64,52 +73,37 @@ _FAILURES = frozenset(("response.failed", "response.incomplete", "error"))
 _running: set[asyncio.Task[Any]] = set()
 
 
-class RunTask(asyncio.Task[None]):
-    """The task of a run, which knows whether anybody waits for it: such a run is not abandoned.
-
-    Every way to wait for a task (`await`, `asyncio.wait`, `gather`, `wait_for`, `shield`) adds a callback, and those
-    that give up take it away again.
-    """
-
-    on_await: Callable[[], None] | None = None
-    on_leave: Callable[[], None] | None = None
-    _waiters = 0
+class Durable(Protocol):
+    """What keeps a run's log beyond its process (`run/durable.py`)."""
 
     @property
-    def claimed(self) -> bool:
-        """Whether somebody awaits the task, and thus the end of the run: no turn waits for a reader any more."""
-        return self._waiters > 0
+    def is_behind(self) -> bool:
+        """Whether so much waits to be kept that the run has to wait as well."""
+        ...
 
-    def add_done_callback(self, fn: Any, /, *, context: contextvars.Context | None = None) -> None:
-        super().add_done_callback(fn, context=context)
-        self._waiters += 1
-        if self.on_await is not None:
-            self.on_await()
+    def changed(self, *, urgent: bool) -> None:
+        """The log has grown; `urgent` where more than deltas came."""
+        ...
 
-    def remove_done_callback(self, fn: Any, /) -> int:
-        removed = super().remove_done_callback(fn)
-        self._waiters -= removed
-        if removed and not self._waiters and self.on_leave is not None:
-            self.on_leave()
-        return removed
+    async def commit(self) -> None:
+        """Return once the log up to now is kept. Raises LeaseLost, StoreUnavailable, StoreError."""
+        ...
 
+    async def end(self, event: Event, status: RunStatus) -> None:
+        """Keep the last event, before anybody is told of it. Raises as `commit` does."""
+        ...
 
-class Place:
-    """What a run knows of an in-process reader."""
+    async def send(self, command: Command) -> None:
+        """Ask something of the run so that it outlives this process."""
+        ...
 
-    __slots__ = ("cursor", "paces_turns", "silenced", "task", "waits")
+    def set_status(self, status: StoredStatus) -> None:
+        """What the store tells of the run from its next event on."""
+        ...
 
-    def __init__(self, cursor: int, *, paces_turns: bool) -> None:
-        self.cursor = cursor
-        """The seq of the last event that it was handed."""
-        self.paces_turns = paces_turns
-        """Whether the next turn waits until it has been handed the last event of this one."""
-        self.silenced = False
-        """Whether an immediate cancel came while it was open: the SDK's view yields nothing more then."""
-        self.task: asyncio.Task[Any] | None = None
-        """The task that opened it."""
-        self.waits = False
-        """Whether it waits for the next event."""
+    def leave(self) -> None:
+        """The run is over, here at least."""
+        ...
 
 
 class ActiveRun:
@@ -126,23 +120,30 @@ class ActiveRun:
         "attempt",
         "auto_previous_response_id",
         "begun",
+        "broken",
         "cancel_mode",
+        "claimed_epoch",
         "clock",
         "closed",
         "config",
         "context",
         "conversation_id",
+        "durable",
         "error",
         "error_handlers",
         "filtered",
         "final_output",
         "fold",
         "gate_seq",
+        "hands_over",
         "hooks",
+        "inbox",
         "input",
+        "interruptions",
         "log",
         "max_turns",
         "previous_response_id",
+        "resumed",
         "run_id",
         "scope",
         "session",
@@ -168,7 +169,7 @@ class ActiveRun:
         auto_previous_response_id: bool,
         streamed: bool,
     ) -> None:
-        self.run_id = f"run_{uuid.uuid4().hex}"
+        self.run_id = config.run_id or f"run_{uuid.uuid4().hex}"
         self.config = config
         self.clock = config.clock
         self.starting_agent = agent
@@ -201,6 +202,19 @@ class ActiveRun:
         self.cancel_mode: CancelMode | None = None
         self.task: RunTask | None = None
         self.begun = False
+        self.inbox = Inbox()
+        self.interruptions: list[ToolApprovalItem] = []
+        """Calls that wait for a person, where the run has ended for their sake."""
+        self.hands_over = False
+        """Whether another worker is to go on with the run after this turn."""
+        self.resumed: Resumed | None = None
+        """What the run goes on from, where it is not a new one."""
+        self.claimed_epoch: int | None = None
+        """The epoch of a run that was claimed in its store before it began here."""
+        self.durable: Durable | None = None
+        """Keeps the log beyond this process, where that was asked for."""
+        self.broken: BaseException | None = None
+        """Why the run is to end though nobody cancelled it: its lease, its store or its time is gone."""
         self.closed = False
         """Whether the run winds up: what its turns still write comes too late."""
         self._readers: list[Place] = []
@@ -274,9 +288,22 @@ class ActiveRun:
         if mode == "immediate" and self.begun and self.task is not None:
             _cancel(self.task)
 
+    def break_off(self, error: BaseException) -> None:
+        """End the run as failed: something that it cannot do without is gone. To be called in its event loop."""
+        if self.ended or self.silenced or self.broken is not None:
+            return
+        self.broken = error
+        if self.begun and self.task is not None:
+            self.task.cancel()
+
     def check_cancelled(self) -> None:
         """Raises CancelledError once the run is to end: code of the caller's may have swallowed the one it got."""
-        if self.silenced or self.closed or (self.task is not None and self.task.cancelling()):
+        if (
+            self.silenced
+            or self.closed
+            or self.broken is not None
+            or (self.task is not None and self.task.cancelling())
+        ):
             raise asyncio.CancelledError
 
     def check_open(self) -> None:
@@ -381,16 +408,52 @@ class ActiveRun:
     def now(self) -> float:
         return self.clock.now()
 
-    def emit_start(self) -> None:
-        data = RunStart(self.input, self.max_turns)
-        self.fold.apply(self.log.append(RUN_START, self.now(), self.agent.name, data))
+    async def committed(self) -> None:
+        """Return once the log up to now outlives this process, where that was asked for.
 
-    def emit_agent(self, agent: Agent[Any]) -> None:
-        """The agent becomes the active one."""
+        Raises LeaseLost, StoreUnavailable, StoreError.
+        """
+        if self.durable is not None:
+            await self.durable.commit()
+
+    def emit_start(self) -> None:
+        options = {
+            "previous_response_id": self.previous_response_id,
+            "conversation_id": self.conversation_id,
+            "auto_previous_response_id": self.auto_previous_response_id or None,
+            "has_session": None if self.session is None else True,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        resumed = None if self.resumed is None else self.resumed.record
+        self._append(RUN_START, RunStart(self.input, self.max_turns, given or None, resumed))
+
+    def _append(self, kind: str, data: Any, live: Any = None) -> None:
+        self.fold.apply(self.log.append(kind, self.now(), self.agent.name, data, live=live))
+        if self.durable is not None:
+            self.durable.changed(urgent=True)
+
+    def emit_agent(self, agent: Agent[Any], history: list[Any] | None = None) -> None:
+        """The agent becomes the active one; `history` is what it sees, where a filter changed that."""
         self.check_open()
         previous = self.fold.agent_name
         self.agent = agent
-        self.fold.apply(self.log.append(AGENT_START, self.now(), agent.name, AgentStart(previous), live=agent))
+        self._append(AGENT_START, AgentStart(previous, history), agent)
+
+    def emit_discarded(self, from_seq: int, reason: str, detail: str | None = None) -> None:
+        """What readers have seen since that event is void."""
+        self._append(ATTEMPT_DISCARDED, AttemptDiscarded(from_seq, reason, detail))
+
+    def emit_approval(self, answer: ApprovalResolved) -> None:
+        """A person has answered."""
+        self.check_open()
+        self._append(APPROVAL_RESOLVED, answer)
+
+    def emit_input(self, added: InputAdded) -> list[InputItem]:
+        """A person has said something more."""
+        self.check_open()
+        items = [InputItem(agent=self.agent, raw_item=item) for item in added.items]
+        self._append(INPUT_ADDED, added, items)
+        return items
 
     def emit_item(self, item: RunItem) -> None:
         """An item is complete."""
@@ -399,8 +462,8 @@ class ActiveRun:
 
     def add_item(self, item: RunItem) -> None:
         """As `emit_item`, also while the run winds up."""
-        data = ItemAdded(_EVENT_NAMES.get(item.type, item.type), item.type, item.raw_item)
-        self.fold.apply(self.log.append(ITEM, self.now(), self.agent.name, data, live=item))
+        data = ItemAdded(_EVENT_NAMES.get(item.type, item.type), item.type, item.raw_item, more_of(item))
+        self._append(ITEM, data, item)
 
     def emit_batch(self, batch: ModelBatch, deltas: frozenset[type[Any]]) -> Any | None:
         """The events of one read from the model. `deltas` are the classes that the fold need not see.
@@ -410,22 +473,28 @@ class ActiveRun:
         if self.closed:
             raise asyncio.CancelledError
         failed: Any = None
+        urgent = False
         first = self.log.last_seq + 1
         events = batch.events
         self.log.extend_model(self.clock.now(), self.agent.name, self.attempt, (), events, batch.frames)
         for index, event in enumerate(events):
             if event.__class__ not in deltas:
                 self.fold.apply_model(event, first + index)
+                urgent = True
                 if failed is None and event.type in _FAILURES:
                     failed = event
             elif self.fold.response_seq is None:
                 self.fold.response_seq = first + index
+        if self.durable is not None:
+            self.durable.changed(urgent=urgent)
         return failed
 
     def emit_response(self, event: Any, response: Any) -> None:
         """The one event of a model call that was not streamed."""
         self.check_open()
         self.fold.apply(self.log.append(MODEL, self.now(), self.agent.name, event, live=response, attempt=self.attempt))
+        if self.durable is not None:
+            self.durable.changed(urgent=True)
 
     def emit_partial(self) -> None:
         """Items for what a response that broke off had already shown."""
@@ -436,29 +505,25 @@ class ActiveRun:
         for message in partial_messages(self.log, since):
             self.add_item(MessageOutputItem(agent=self.agent, raw_item=message))
 
-    def seal(self, status: RunStatus, error: BaseException | None) -> None:
-        """Write `run.end`, once, whatever comes; everybody who waits is woken."""
+    def end_event(self, status: RunStatus, error: BaseException | None) -> Event:
+        """The last event, not yet written."""
+        if isinstance(error, AgentsException) and error.run_data is None:
+            error.run_data = self.error_details()
+        data = run_end(status, error, self.final_output, self.context.usage)
+        live = error if error is not None else self.final_output
+        return Event(self.run_id, self.log.last_seq + 1, self.now(), RUN_END, self.agent.name, 0, (), data, live)
+
+    def seal(self, status: RunStatus, error: BaseException | None, event: Event | None = None) -> None:
+        """Write `run.end`, once, whatever comes; everybody who waits is woken. `event` is the one that was kept."""
         if self.ended:
             return
         self.error = error
-        if isinstance(error, AgentsException) and error.run_data is None:
-            error.run_data = self.error_details()
-        info = None
-        if error is not None:
-            code, retryable = getattr(error, "code", None), getattr(error, "retryable", False)
-            info = ErrorInfo(
-                type(error).__name__, _text_of(error), code if isinstance(code, str) else None, retryable is True
-            )
-        usage = self.context.usage
-        counts = {
-            "requests": usage.requests,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "total_tokens": usage.total_tokens,
-        }
-        data = RunEnd(status, info, plain(self.final_output), counts)
-        live = error if error is not None else self.final_output
-        self.fold.apply(self.log.append(RUN_END, self.now(), self.agent.name, data, live=live))
+        if event is None:
+            event = self.end_event(status, error)
+        if self.durable is not None:
+            self.durable.leave()
+        self.log.extend([event])
+        self.fold.apply(event)
         self._open_gate()
         for waiter in self._end_waiters:
             if not waiter.done():
@@ -494,11 +559,3 @@ def _cancel(task: asyncio.Task[Any]) -> None:
         task.cancel()
     elif not loop.is_closed():
         loop.call_soon_threadsafe(task.cancel)
-
-
-def _text_of(error: BaseException) -> str:
-    """The error's message; a class that fails to tell it must not keep `run.end` from being written."""
-    try:
-        return str(error)
-    except Exception as failure:
-        return f"(its message cannot be shown: {type(failure).__name__})"

@@ -22,6 +22,7 @@ from runstream.agent.raw_item import read_field
 from runstream.errors import CursorExpired
 from runstream.events.event import MODEL, Event
 from runstream.log.base import Log
+from runstream.log.fold import RunFold
 from runstream.run.decide import REFUSED_CALLS
 
 __all__ = [
@@ -141,6 +142,20 @@ class Conversation:
             self.previous_response_id = response.response_id
         self.base = []
         self._pending = len(self.items) + len(response.output)
+
+    def restore(self, fold: RunFold, *, is_open: bool) -> None:
+        """Take in what a run that goes on has said so far; the items of a turn that is open are added at its end."""
+        start = 0
+        if fold.history is not None:
+            self.base = _without_reasoning_ids(fold.history) if self._omit_reasoning_ids else list(fold.history)
+            start = fold.history_index
+        items: list[RunItem] = fold.items
+        if fold.responses and fold.response_index >= start:
+            self.items = items[start : fold.response_index]
+            self.answered(fold.responses[-1])
+            self.items += [] if is_open else items[fold.response_index :]
+        else:
+            self.items = items[start:]
 
     def replace(self, base: Sequence[TResponseInputItem], items: Sequence[RunItem]) -> None:
         """A handoff's filter has changed what the next agent sees."""

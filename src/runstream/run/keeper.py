@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Sequence
 from typing import cast
 
-from runstream.agent.items import ItemHelpers, TResponseInputItem
+from runstream.agent.items import ItemHelpers, RunItem, TResponseInputItem
+from runstream.agent.raw_item import to_plain
 from runstream.errors import UserError
 from runstream.run.active import ActiveRun
 from runstream.run.history import input_items_of, open_calls, without_orphans
@@ -56,6 +58,32 @@ class SessionKeeper:
         self._input = [item for item in combined if id(item) in added or (id(item) not in kept and item not in history)]
         return combined
 
+    async def go_on(self, saved: int | None) -> list[TResponseInputItem]:
+        """`prepare`, for a run that goes on: what it began with. `saved` is how many of its items the session has.
+
+        Where that is not known it is found out: the session ends with what it has of this run.
+        """
+        run, session = self._run, self._run.session
+        new = ItemHelpers.input_to_new_input_list(run.input)
+        if session is None:
+            return new
+        stored = [to_plain(item) for item in await session.get_items()]
+        expected = [to_plain(item) for item in (*new, *input_items_of(run.items))]
+        if saved is None:
+            counts = range(min(len(stored), len(expected)), 0, -1)
+            count = next((count for count in counts if stored[-count:] == expected[:count]), 0)
+        else:
+            count = len(new) + len(input_items_of(run.items[:saved]))
+        self._input = new[count:]
+        in_session = max(count - len(new), 0)
+        self._saved = _items_before(run.items, in_session)
+        return [*without_orphans(stored[: len(stored) - count]), *new]
+
+    @property
+    def saved(self) -> int:
+        """How many of the run's items the session has."""
+        return self._saved
+
     async def save(self, *, last: bool = False) -> None:
         """Write what is new since the last save: the input first, then the items.
 
@@ -67,6 +95,7 @@ class SessionKeeper:
             run.check_open()
         if session is None or self._failed:
             return
+        await run.committed()  # what the session has of a run must not be ahead of its log
         if self._writing is not None:
             writing, self._writing = self._writing, None
             await self._finish(writing)
@@ -87,6 +116,14 @@ class SessionKeeper:
         except Exception:
             self._failed = True
             raise
+
+
+def _items_before(items: Sequence[RunItem], count: int) -> int:
+    """How many items it takes to make so many input items: some make none."""
+    for index in range(len(items) + 1):
+        if len(input_items_of(items[:index])) >= count:
+            return index
+    return len(items)
 
 
 async def _write(session: Session, items: list[TResponseInputItem]) -> None:

@@ -12,9 +12,10 @@ from runstream.agent.agent import Agent
 from runstream.agent.context import RunContextWrapper
 from runstream.agent.items import ItemHelpers, ModelResponse, RunItem, ToolApprovalItem, TResponseInputItem
 from runstream.errors import RunErrorDetails, UserError
-from runstream.run.active import ActiveRun, CancelMode, RunTask
+from runstream.run.active import ActiveRun, CancelMode
 from runstream.run.config import DEFAULT_MAX_TURNS
 from runstream.run.history import input_items_of
+from runstream.run.readers import RunTask
 from runstream.run.stream_events import EventReader, StreamEvent, StreamReader
 
 __all__ = ["RunResult", "RunResultBase", "RunResultStreaming", "ToInputListMode"]
@@ -111,6 +112,7 @@ class RunResult(RunResultBase):
             context_wrapper=run.context,
             _last_agent=run.agent,
             max_turns=run.max_turns,
+            interruptions=list(run.interruptions),
             _omit_reasoning_ids=run.omits_reasoning_ids,
             _filtered=run.filtered,
         )
@@ -175,8 +177,8 @@ class RunResultStreaming(RunResultBase):
 
     @property
     def interruptions(self) -> list[ToolApprovalItem]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Calls that wait for a person's approval."""
-        return []
+        """Calls that wait for a person's approval, where the run has ended for their sake."""
+        return list(self._run.interruptions)
 
     input_guardrail_results: tuple[Any, ...] = ()
     output_guardrail_results: tuple[Any, ...] = ()

@@ -11,7 +11,8 @@ from runstream.agent.agent import Agent
 from runstream.agent.items import RunItem
 from runstream.events.event import AGENT_START, ITEM, MODEL, Event
 from runstream.log.follow import Follower
-from runstream.run.active import ActiveRun, Place
+from runstream.run.active import ActiveRun
+from runstream.run.readers import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +90,7 @@ def to_stream_event(event: Event) -> StreamEvent | None:
         return RawResponsesStreamEvent(
             event.data, "raw_response_event", event.seq, event.run_id, event.agent, event.path
         )
-    if kind == ITEM and event.live is not None:
+    if kind == ITEM and event.live is not None and event.data.type != "tool_approval_item":
         return RunItemStreamEvent(
             event.data.name, event.live, "run_item_stream_event", event.seq, event.run_id, event.agent, event.path
         )

@@ -7,9 +7,8 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
-from runstream.agent.agent import Agent, StopAtTools, ToolsToFinalOutputResult
-from runstream.agent.handoff import Handoff, HandoffInputData
-from runstream.agent.items import HandoffOutputItem, ItemHelpers, RunItem, ToolCallOutputItem
+from runstream.agent.agent import StopAtTools, ToolsToFinalOutputResult
+from runstream.agent.items import ItemHelpers, ToolCallOutputItem
 from runstream.agent.tool import (
     FunctionToolResult,
     invoke_function_tool,
@@ -20,19 +19,22 @@ from runstream.agent.tool_context import ToolContext
 from runstream.errors import AgentsException, ModelBehaviorError, UserError
 from runstream.run.active import ActiveRun
 from runstream.run.config import ToolErrorFormatterArgs
-from runstream.run.decide import Final, FunctionCall, HandoffCall, Plan
-from runstream.run.history import Conversation
+from runstream.run.decide import Final, FunctionCall, Plan
 
 __all__ = [
+    "UNCERTAIN_OUTPUT",
+    "answer_uncertain_call",
     "answer_unknown_calls",
     "call_hooks",
-    "filter_history",
     "final_output_of_tools",
-    "hand_over",
     "run_functions",
 ]
 
-_IGNORED_HANDOFF = "Multiple handoffs detected, ignoring this one."
+UNCERTAIN_OUTPUT = (
+    "The outcome of this call is unknown: the process that ran it stopped before it could say. It may have had its "
+    "effect; find out before calling it again."
+)
+"""What the model finds as the output of a call that may have run."""
 
 
 async def call_hooks(run: ActiveRun, *calls: Any) -> None:
@@ -141,6 +143,16 @@ async def _output_of(run: ActiveRun, planned: FunctionCall, context: ToolContext
         return message
 
 
+def answer_uncertain_call(run: ActiveRun, planned: FunctionCall) -> ToolCallOutputItem:
+    """Tell the model that the call may have run, and may not: another process began it and was not heard of again."""
+    raw = ItemHelpers.tool_call_output_item(planned.call, UNCERTAIN_OUTPUT)
+    item = ToolCallOutputItem(
+        agent=run.agent, raw_item=raw, output=UNCERTAIN_OUTPUT, tool_origin=getattr(planned.tool, "origin", None)
+    )
+    run.emit_item(item)
+    return item
+
+
 async def answer_unknown_calls(run: ActiveRun, plan: Plan) -> None:
     """Tell the model about tools that do not exist, or raise ModelBehaviorError, as the configuration says."""
     for unknown in plan.unknown:
@@ -183,66 +195,3 @@ async def final_output_of_tools(run: ActiveRun, results: list[FunctionToolResult
             f"Agent {run.agent.name!r}: tool_use_behavior must return a ToolsToFinalOutputResult, not {decided!r}"
         )
     return Final(decided.final_output) if decided.is_final_output else None
-
-
-async def hand_over(run: ActiveRun, calls: Sequence[HandoffCall]) -> Handoff[Any, Any]:
-    """Make the first of these handoffs, and return it; the others are answered as ignored."""
-    before = run.agent
-    first = calls[0]
-    for ignored in calls[1:]:
-        raw = ItemHelpers.tool_call_output_item(ignored.call, _IGNORED_HANDOFF)
-        run.emit_item(ToolCallOutputItem(agent=before, raw_item=raw, output=_IGNORED_HANDOFF))
-    handoff = first.handoff
-    given = await handoff.on_invoke_handoff(run.context, first.call.arguments)
-    if not isinstance(given, Agent):
-        raise UserError(f"The handoff {handoff.tool_name!r} must give an Agent, not {given!r}")
-    target = cast("Agent[Any]", given)
-    raw = ItemHelpers.tool_call_output_item(first.call, handoff.get_transfer_message(target))
-    item = HandoffOutputItem(agent=before, raw_item=cast("Any", raw), source_agent=before, target_agent=target)
-    await call_hooks(
-        run,
-        run.hooks is not None and run.hooks.on_handoff(run.context, before, target),
-        before.hooks is not None and before.hooks.on_handoff(run.context, target, before),
-    )
-    run.emit_item(item)
-    run.emit_agent(target)
-    return handoff
-
-
-async def filter_history(
-    run: ActiveRun, handoff: Handoff[Any, Any], conversation: Conversation, turn_items: Sequence[RunItem]
-) -> None:
-    """Let the handoff's filter, or the run's, decide what the next agent sees of the conversation.
-
-    `turn_items` are the items of the turn that made the handoff, not yet in the conversation. Raises UserError for a
-    filter that returns something else than HandoffInputData, or cannot work because the provider keeps the history.
-    """
-    input_filter = handoff.input_filter or run.config.handoff_input_filter
-    if input_filter is None:
-        conversation.items += turn_items
-        return
-    if not callable(input_filter):
-        raise UserError(f"Handoff {handoff.tool_name!r}: input_filter must be callable, not {input_filter!r}")
-    if conversation.kept_by_provider:
-        raise UserError(
-            "a handoff's input_filter cannot be combined with conversation_id, previous_response_id or "
-            "auto_previous_response_id: the provider keeps the history, which a filter cannot change"
-        )
-    filtered = input_filter(
-        HandoffInputData(
-            input_history=run.input if isinstance(run.input, str) and not run.session else tuple(conversation.base),
-            pre_handoff_items=tuple(conversation.items),
-            new_items=tuple(turn_items),
-            run_context=run.context,
-        )
-    )
-    if inspect.isawaitable(filtered):
-        filtered = await filtered
-    if not isinstance(cast("object", filtered), HandoffInputData):
-        raise UserError(f"A handoff's input_filter must return HandoffInputData, not {type(filtered).__name__}")
-    run.check_open()
-    history = filtered.input_history
-    run.input = history if isinstance(history, str) else list(history)
-    new_items = filtered.new_items if filtered.input_items is None else filtered.input_items
-    conversation.replace(ItemHelpers.input_to_new_input_list(run.input), [*filtered.pre_handoff_items, *new_items])
-    run.filtered = (len(run.items), tuple(conversation.items))

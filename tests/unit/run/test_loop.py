@@ -9,7 +9,8 @@ import pytest
 
 from runstream import Agent, RunConfig, Runner, UserError, function_tool
 from runstream.log.follow import Follower
-from runstream.run.active import ActiveRun, RunTask
+from runstream.run.active import ActiveRun
+from runstream.run.readers import RunTask
 from runstream.testing import (
     FakeClock,
     HandoffTo,
@@ -204,18 +205,18 @@ async def test_a_finished_run_is_freed_with_its_result() -> None:
 
 
 async def test_what_this_version_cannot_do_is_refused_before_any_request() -> None:
-    """Guardrails and approvals of a tool or an agent are named in the error instead of being ignored."""
+    """Guardrails of a tool or an agent are named in the error instead of being ignored."""
     for name in ("input_guardrails", "output_guardrails"):
         agent = _agent(**{name: [object()]})
         with pytest.raises(UserError, match=f"Agent 'Ann': {name} is not supported by this version"):
             await Runner.run(agent, "hi")
 
-    @function_tool(needs_approval=True)
+    @function_tool(tool_input_guardrails=[object()])  # type: ignore[list-item]
     async def risky() -> str:
         return ""
 
     agent = _agent()
     agent.tools.append(risky)
-    with pytest.raises(UserError, match="Tool 'risky': needs_approval is not supported"):
+    with pytest.raises(UserError, match="Tool 'risky': tool_input_guardrails is not supported"):
         await Runner.run(agent, "hi")
     assert not agent.model.calls  # type: ignore[union-attr]

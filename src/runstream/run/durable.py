@@ -1,0 +1,126 @@
+"""A run whose log is kept in a store: how it is entered, kept up with, and ended there."""
+
+from __future__ import annotations
+
+import logging
+
+from runstream.errors import AgentsException, LeaseLost, StoreUnavailable
+from runstream.events.event import Event, RunStatus
+from runstream.log.base import Command, NewRun, StoredStatus
+from runstream.log.writer import RunWriter
+from runstream.run.active import ActiveRun
+from runstream.run.host import StoreHost, opened, worker_name
+
+__all__ = ["DurableRun", "make_durable"]
+
+_logger = logging.getLogger("runstream")
+
+
+class DurableRun:
+    """Between a run that is carried out here and its store."""
+
+    __slots__ = ("_host", "_run", "writer")
+
+    def __init__(self, run: ActiveRun, host: StoreHost, epoch: int) -> None:
+        config = run.config
+        self._run = run
+        self._host = host
+        self.writer = RunWriter(
+            host.writer,
+            run.log,
+            epoch,
+            limit_s=config.store_timeout_s,
+            goes_on_undurable=config.on_store_failure == "continue",
+            on_failure=self.lose,
+        )
+        # A run that hangs must not keep its lease for ever: past its limit, and the time that it has to end, it goes.
+        limit_s = None if config.time_limit_s is None else config.time_limit_s + 4 * config.cancel_timeout_s
+        host.add(self, epoch, config.lease_s, limit_s)
+
+    @property
+    def run_id(self) -> str:
+        return self._run.run_id
+
+    @property
+    def last_command(self) -> int:
+        return self._run.inbox.last_command
+
+    def take_command(self, command: Command) -> None:
+        run = self._run
+        if command.kind == "cancel":
+            run.inbox.last_command = max(run.inbox.last_command, command.number)
+            run.cancel("after_turn" if command.data.get("mode") == "after_turn" else "immediate")
+        else:
+            run.inbox.put(command)
+
+    def lose(self, error: Exception) -> None:
+        """Nothing more of this run is kept: it ends here, unless it is to go on without its store."""
+        if isinstance(error, LeaseLost):
+            self.writer.fail(error)
+        elif self.writer.goes_on_undurable:
+            return
+        self._run.break_off(error)
+
+    def changed(self, *, urgent: bool) -> None:
+        """The run's log has grown."""
+        self.writer.changed(urgent=urgent)
+
+    @property
+    def is_behind(self) -> bool:
+        return self.writer.is_behind
+
+    async def commit(self) -> None:
+        await self.writer.commit()
+
+    async def send(self, command: Command) -> None:
+        """Ask something of the run so that it outlives this process."""
+        await self._host.store.send(self.run_id, command)
+        await self._host.bring(self.run_id)
+
+    async def end(self, event: Event, status: RunStatus) -> None:
+        """Keep the end, before anybody is told. Raises LeaseLost, StoreUnavailable, StoreError."""
+        await self.writer.commit_end(event, status)
+
+    def leave(self) -> None:
+        """The run is over, here at least."""
+        self.writer.close()
+        self._host.remove(self.run_id)
+
+    async def hand_back(self) -> None:
+        """Let another worker go on with the run. What is in the log is kept first."""
+        await self.writer.commit()
+        await self._host.store.release(self.run_id, self.writer.epoch)
+
+    def set_status(self, status: StoredStatus) -> None:
+        """What the store tells of the run from its next event on."""
+        self.writer.set_status(status)
+
+
+async def make_durable(run: ActiveRun) -> None:
+    """Enter the run into its store, unless it was claimed there.
+
+    Raises StoreError, RunExists; StoreUnavailable where the store cannot be used within `store_timeout_s`. A run that
+    is to go on without its store does so.
+    """
+    config = run.config
+    assert config.store is not None
+    try:
+        async with run.clock.timeout(config.store_timeout_s):
+            host = await opened(config.store, run.clock)
+            epoch = run.claimed_epoch
+            if epoch is None:
+                entered = NewRun(run.run_id, run.starting_agent.name, owner=config.owner)
+                epoch = await host.store.create(entered, worker=worker_name(), lease_s=config.lease_s)
+    except TimeoutError:
+        error: AgentsException = StoreUnavailable(
+            f"the store has not taken the run within {config.store_timeout_s:g} s (RunConfig.store_timeout_s)"
+        )
+    except StoreUnavailable as unavailable:
+        error = unavailable
+    else:
+        run.durable = DurableRun(run, host, epoch)
+        run.durable.changed(urgent=True)
+        return
+    if config.on_store_failure == "fail":
+        raise error
+    _logger.error("%s goes on without its store: %s", run.run_id, error)

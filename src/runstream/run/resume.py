@@ -1,0 +1,154 @@
+"""Going on with a run that began elsewhere or earlier: its state, folded from its log, as live objects and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from runstream.agent.context import RunContextWrapper
+from runstream.agent.items import ModelResponse, ToolApprovalItem
+from runstream.agent.usage import Usage
+from runstream.errors import UserError
+from runstream.events.codec import plain
+from runstream.events.event import ApprovalResolved, Event, ItemAdded, RunStart
+from runstream.log.fold import RunFold
+from runstream.run.bind import AgentBook, bind, more_of, official, restore_item
+
+__all__ = [
+    "Resumed",
+    "apply",
+    "fold_from_plain",
+    "fold_of_events",
+    "fold_to_plain",
+    "restore_approvals",
+    "turn_is_open",
+]
+
+VERSION = 1
+
+
+@dataclass(slots=True)
+class Resumed:
+    """What a run goes on from."""
+
+    fold: RunFold
+    record: dict[str, Any] | None = None
+    """The same as JSON, for the log of a run that continues an earlier one; None where the log itself goes on."""
+    taken_over: bool = False
+    """Whether its worker broke off: tools that were open may have run."""
+    last_seq: int = 0
+    """Where the log goes on, if it does."""
+    saved_items: int | None = None
+    """How many of the items the session has; None where that has to be found out."""
+
+
+def fold_of_events(events: Iterable[Event], book: AgentBook) -> RunFold:
+    """The state after these events, the first ones of a log, with live objects."""
+    fold = RunFold()
+    for event in events:
+        bind(event, book)
+        apply(fold, event, book)
+    return fold
+
+
+def apply(fold: RunFold, event: Event, book: AgentBook) -> None:
+    """Take in the next event, which is bound. A run that continues another begins with that one's state."""
+    start = event.data
+    if isinstance(start, RunStart) and start.resumed is not None:
+        earlier = fold_from_plain(start.resumed, book)
+        for name in RunFold.__slots__:
+            setattr(fold, name, getattr(earlier, name))
+    fold.apply(event)
+
+
+def fold_to_plain(fold: RunFold) -> dict[str, Any]:
+    """The state as JSON data."""
+    items: list[dict[str, Any]] = []
+    for item in fold.items:
+        record = ItemAdded("", item.type, item.raw_item, more_of(item))
+        items.append(
+            {"agent": item.agent.name, "type": record.type, "raw": plain(record.raw), "more": plain(record.more)}
+        )
+    start = fold.start
+    return {
+        "version": VERSION,
+        "input": None if start is None else plain(start.input),
+        "max_turns": None if start is None else start.max_turns,
+        "options": None if start is None else start.options,
+        "agent": fold.agent_name,
+        "items": items,
+        "responses": [_response_to_plain(response) for response in fold.responses],
+        "response_index": fold.response_index,
+        "history": plain(fold.history),
+        "history_index": fold.history_index,
+        "approvals": [plain(answer) for answer in fold.approvals],
+    }
+
+
+def fold_from_plain(data: dict[str, Any], book: AgentBook) -> RunFold:
+    """The state of `fold_to_plain`. Raises UserError for what is none, or was written by a newer version."""
+    version = data.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise UserError(
+            f"the state of the run has version {version!r}; this version of runstream reads up to {VERSION}"
+        )
+    try:
+        fold = RunFold()
+        fold.start = RunStart(data["input"], data["max_turns"], data["options"])
+        for index, record in enumerate(data["items"]):
+            added = ItemAdded("", record["type"], record["raw"], record["more"])
+            item = restore_item(added, record["agent"], book)
+            if item is None:
+                raise UserError(f"item {index} of the state is a {record['type']!r}, which this version does not know")
+            fold.items.append(item)
+        fold.responses = [_response_from_plain(response) for response in data["responses"]]
+        fold.response_index = data["response_index"]
+        fold.history, fold.history_index = data["history"], data["history_index"]
+        fold.approvals = [ApprovalResolved(**answer) for answer in data["approvals"]]
+        if data["agent"] is not None:
+            fold.agent_name, fold.agent = data["agent"], book.find(data["agent"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"this is not the state of a run ({error!r})") from error
+    return fold
+
+
+def _response_to_plain(response: ModelResponse) -> dict[str, Any]:
+    return {
+        "output": plain(list(response.output)),
+        "usage": plain(response.usage),
+        "response_id": response.response_id,
+        "request_id": response.request_id,
+    }
+
+
+def _response_from_plain(data: dict[str, Any]) -> ModelResponse:
+    from pydantic import TypeAdapter
+
+    return ModelResponse(
+        output=[official(item) for item in data["output"]],
+        usage=TypeAdapter(Usage).validate_python(data["usage"]),
+        response_id=data["response_id"],
+        request_id=data["request_id"],
+    )
+
+
+def restore_approvals(fold: RunFold, context: RunContextWrapper[Any]) -> None:
+    """Let the decisions of the log hold for the run that goes on."""
+    requests = {item.call_id: item for item in fold.items if isinstance(item, ToolApprovalItem)}
+    for answer in fold.approvals:
+        request = requests.get(answer.call_id)
+        if request is None:
+            continue
+        if answer.approved:
+            context.approve_tool(request, always_approve=answer.always)
+        else:
+            context.reject_tool(request, always_reject=answer.always, rejection_message=answer.message)
+
+
+def turn_is_open(fold: RunFold) -> bool:
+    """Whether the latest response may still have calls to be carried out, or an end to be decided."""
+    if not fold.responses or fold.response_seq is not None:
+        return False
+    # A handoff that was made, or input that was added, ended the turn.
+    return not any(item.type in ("handoff_output_item", "input_item") for item in fold.items[fold.response_index :])

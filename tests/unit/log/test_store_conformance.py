@@ -9,6 +9,7 @@ import pytest
 
 from runstream.log.base import Store
 from runstream.log.memory_store import MemoryStore
+from runstream.log.payload import CodedStore, ZlibPayloads
 from runstream.testing import FakeClock, StoreConformance
 
 _names = itertools.count()
@@ -59,3 +60,12 @@ class TestMemoryStore(StoreConformance):
     async def step_clock(self, delay_s: float) -> bool:
         self.clock.step(delay_s)
         return True
+
+
+class TestCodedStore(TestMemoryStore):
+    """Whose payloads are compressed."""
+
+    async def open_store(self) -> Store:
+        store = CodedStore(await super().open_store(), ZlibPayloads(1, min_bytes=0))
+        await store.open()
+        return store

@@ -1,0 +1,71 @@
+"""Fixtures that start redis-servers: one for each process that runs tests, and others for tests that kill theirs."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from redis_server import RedisServer, install_server, wait_until
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> str:
+    """Path of redis-server or valkey-server. Skips where there is none and none can be had; in CI that is a failure."""
+    pytest.importorskip("redis", reason="the extra runstream[redis] is not installed")
+    found = install_server()
+    if found is None:
+        reason = "NO REDIS: there is no redis-server or valkey-server, and apt-get could not provide one"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture
+def redis_server_factory(redis_program: str, tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """`make(*options, persistent=True)`: a started server of the test's own, which may kill, restart and pause it."""
+    servers: list[RedisServer] = []
+
+    def make(*options: str, persistent: bool = True) -> RedisServer:
+        server = RedisServer(redis_program, tmp_path / f"redis-{len(servers)}", *options, persistent=persistent)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def redis_server(redis_server_factory: Callable[..., RedisServer]) -> RedisServer:
+    """A server of the test's own."""
+    return redis_server_factory()
+
+
+@pytest.fixture
+def redis_pair(redis_server_factory: Callable[..., RedisServer]) -> tuple[RedisServer, RedisServer]:
+    """A primary and its replica, in step."""
+    primary = redis_server_factory("--repl-diskless-sync-delay", "0")
+    replica = redis_server_factory("--replicaof", f"127.0.0.1 {primary.port}")
+    wait_until(lambda: "master_link_status:up" in replica.command("INFO", "replication"))
+    return primary, replica
+
+
+@pytest.fixture(scope="session")
+def redis_session_server(redis_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests of this process that leave it alive."""
+    server = RedisServer(redis_program, tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(redis_session_server: RedisServer) -> str:
+    """The URL of an empty store on a running server: a prefix of the test's own."""
+    return f"{redis_session_server.url}?prefix=t{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,188 @@
+"""A real redis-server for tests: found in PATH, installed by apt, or unpacked beside the environment without root.
+
+`python tests/redis_server.py` makes sure that there is one (`make install` does that); where there can be none it
+says so loudly, and fails if the environment variable CI is set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_NAMES = ("redis-server", "valkey-server")
+_UNPACKED = Path(__file__).parents[1] / ".venv" / "redis"
+_STARTING_S = 10.0
+
+
+def find_server() -> str | None:
+    """The program's path, None if there is none."""
+    for name in _NAMES:
+        found = shutil.which(name)
+        if found is not None:
+            return found
+        unpacked = _UNPACKED / "usr/bin" / name
+        if unpacked.exists():
+            return str(unpacked)
+    return None
+
+
+def install_server() -> str | None:
+    """The program's path, after installing it if need be; None where that is not possible."""
+    found = find_server()
+    if found is None and shutil.which("apt-get") is not None:
+        prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        if not prefix or shutil.which("sudo") is not None:
+            _install(prefix)
+        found = find_server()
+        if found is None:
+            _unpack()
+            found = find_server()
+    return found
+
+
+def _install(prefix: list[str]) -> None:
+    """With apt-get, as root. Debian starts the service at once: it is stopped for good."""
+    install = [*prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "redis-server"]
+    if not _runs(install) and _runs([*prefix, "apt-get", "update", "-qq"]):
+        _runs(install)
+    if find_server() is None:
+        return
+    if Path("/run/systemd/system").exists():
+        _runs([*prefix, "systemctl", "disable", "--now", "redis-server"])
+    else:
+        _runs([*prefix, "service", "redis-server", "stop"])
+
+
+def _unpack() -> None:
+    """What apt-get would install is downloaded and unpacked into the environment's folder: needs no root."""
+    plan = subprocess.run(
+        ["apt-get", "install", "-s", "--no-install-recommends", "redis-server"], capture_output=True, text=True
+    )
+    packages = [line.split()[1] for line in plan.stdout.splitlines() if line.startswith("Inst ")]
+    if not packages:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if not _runs(["apt-get", "download", "-qq", *packages], folder):
+            return
+        _UNPACKED.mkdir(parents=True, exist_ok=True)
+        for package in Path(folder).glob("*.deb"):
+            _runs(["dpkg", "-x", str(package), str(_UNPACKED)])
+
+
+def _runs(command: list[str], folder: str | None = None) -> bool:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+class RedisServer:
+    """One server process with a folder of its own."""
+
+    def __init__(self, program: str, folder: Path, *options: str, persistent: bool = True) -> None:
+        self._program = program
+        self._folder = folder
+        self._options = options
+        self._persistent = persistent
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        log = self._folder / "server.log"
+        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        command += ["--save", "", "--logfile", str(log), "--daemonize", "no"]
+        command += ["--appendonly", "yes", "--appendfsync", "everysec"] if self._persistent else []
+        libraries = [str(path) for path in _UNPACKED.glob("usr/lib/*")]
+        environment = {**os.environ, "LD_LIBRARY_PATH": ":".join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")])}
+        self._process = subprocess.Popen(
+            [*command, *self._options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until = time.monotonic() + _STARTING_S
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                break
+            try:
+                if not self.command("PING").startswith("-LOADING"):
+                    return
+            except OSError:
+                pass
+            time.sleep(0.01)
+        raise RuntimeError(f"redis-server did not start: {log.read_text() if log.exists() else 'it wrote no log'}")
+
+    def kill(self) -> None:
+        """As a crash: kill -9."""
+        if self._process is not None:
+            self.resume()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Killed and started anew, at the same port, with what it had written."""
+        self.kill()
+        self.start()
+
+    def pause(self) -> None:
+        """It goes on existing and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def command(self, *words: str | int) -> str:
+        """One command over a connection of its own; the answer as it came, for set-up and for looking in."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            parts = [str(word).encode() for word in words]
+            request = b"".join([b"*%d\r\n" % len(parts), *(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)])
+            connection.sendall(request)
+            return connection.recv(1_000_000).decode(errors="replace")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what another process does: polls, and fails after 10 s."""
+    until = time.monotonic() + _STARTING_S
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError("what was waited for did not happen")
+        time.sleep(0.01)
+
+
+def main() -> int:
+    found = install_server()
+    if found is not None:
+        print(f"tests of the store on Redis use {found}")
+        return 0
+    print(
+        "NO REDIS: tests of the store on Redis are SKIPPED, because there is no redis-server or valkey-server in PATH "
+        "and apt-get could not provide one. Install it to run them.",
+        file=sys.stderr,
+    )
+    return 1 if os.environ.get("CI") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

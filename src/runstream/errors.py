@@ -15,6 +15,7 @@ __all__ = [
     "AgentsException",
     "CursorExpired",
     "CursorInvalid",
+    "LeaseHeld",
     "LeaseLost",
     "MaxTurnsExceeded",
     "MissingExtra",
@@ -277,6 +278,21 @@ class RunSealed(AgentsException):
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(f"the run {run_id!r} has ended: it takes no commands any more")
+
+
+class LeaseHeld(AgentsException):
+    """Another worker carries the run out at present."""
+
+    code = "lease_held"
+    retryable = True
+
+    def __init__(self, run_id: str, worker: str | None) -> None:
+        self.run_id = run_id
+        self.worker = worker
+        super().__init__(
+            f"the run {run_id!r} is being carried out by {worker or 'another worker'}: read it with Runner.attach; it "
+            "can be taken over once that worker has not been heard of for the length of its lease"
+        )
 
 
 class LeaseLost(AgentsException):

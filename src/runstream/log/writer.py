@@ -72,7 +72,7 @@ class RunWriter:
         self._log = log
         self.run_id = log.run_id
         self.epoch = epoch
-        self.committed_seq = log.last_seq
+        self.committed_seq = log.first_seq - 1
         """The store has acknowledged every event up to this one."""
         self.durable = True
         """False once the run has gone on without its store; the log there is what was written until then."""
@@ -207,9 +207,8 @@ class RunWriter:
         elif refusal == "gap" and last_seq is not None and last_seq < append.segment.first_seq:
             # The store has lost its newest events (a crash, a replica that lagged). This process still has them, and
             # nobody else has the run: the same events are written again.
-            _logger.warning(
-                "%s has lost events of %s after %d: written again", self._writer.store, self.run_id, last_seq
-            )
+            url = self._writer.store.url
+            _logger.warning("%s has lost events of %s after %d: written again", url, self.run_id, last_seq)
             self.committed_seq = last_seq
             if append.status is not None:
                 self._end_status = append.status

@@ -35,17 +35,18 @@ from runstream.events.event import (
     RunStart,
     RunStatus,
 )
-from runstream.log.base import Command, StoredStatus
+from runstream.log.base import Command, Log, StoredStatus
 from runstream.log.fold import RunFold
 from runstream.log.memory import MemoryLog
 from runstream.run.bind import more_of
 from runstream.run.config import RunConfig
 from runstream.run.ending import run_end
 from runstream.run.error_handlers import RunErrorHandlers
+from runstream.run.feed import StoredFeed
 from runstream.run.history import partial_messages
 from runstream.run.inbox import Inbox
 from runstream.run.readers import Place, RunTask
-from runstream.run.resume import Resumed
+from runstream.run.resume import Resumed, restore_approvals
 from runstream.run.scope import Scope
 from runstream.sessions.base import Session
 
@@ -99,6 +100,14 @@ class Durable(Protocol):
 
     def set_status(self, status: StoredStatus) -> None:
         """What the store tells of the run from its next event on."""
+        ...
+
+    async def hand_back(self) -> None:
+        """Let another worker go on with the run."""
+        ...
+
+    def feed(self, after: int) -> StoredFeed:
+        """The log as it is kept, from that seq on."""
         ...
 
     def leave(self) -> None:
@@ -190,7 +199,7 @@ class ActiveRun:
         self.auto_previous_response_id = auto_previous_response_id
         self.streamed = streamed
 
-        self.log = MemoryLog(self.run_id, max_events=config.max_log_events)
+        self.log = MemoryLog(self.run_id, max_events=config.kept_events)
         self.fold = RunFold()
         self.scope = Scope(self.clock, config.cancel_timeout_s)
         self.turn = 0
@@ -226,6 +235,22 @@ class ActiveRun:
         self._end_waiters: list[asyncio.Future[None]] = []
 
     # Starting and ending.
+
+    def go_on(self, resumed: Resumed, *, epoch: int | None = None) -> None:
+        """Begin with that state instead of nothing; with an epoch, the log of the run itself goes on."""
+        fold = resumed.fold
+        self.resumed = resumed
+        self.fold = fold
+        self.claimed_epoch = epoch
+        if epoch is not None:
+            self.log = MemoryLog(self.run_id, max_events=self.config.kept_events, after=resumed.last_seq)
+        if fold.agent is not None:
+            self.agent = fold.agent
+        self.turn = len(fold.responses)
+        for response in fold.responses:
+            self.context.usage.add(response.usage)
+        self.inbox.last_command = fold.last_command
+        restore_approvals(fold, self.context)
 
     def start(self, drive: Coroutine[Any, Any, None]) -> None:
         """Begin, as a task of the running event loop."""
@@ -316,6 +341,19 @@ class ActiveRun:
         if self.task is not None and self.task.done() and not self.task.cancelled():
             self.task.exception()
 
+    @property
+    def after(self) -> int:
+        """Where readers begin that do not say it."""
+        return self.log.first_seq - 1 if self.claimed_epoch is not None else 0
+
+    def log_for(self, after: int, place: Place) -> Log:
+        """The log as a reader that begins after that seq sees it."""
+        if after + 1 < self.log.first_seq and self.durable is not None:
+            # What is no longer kept here is read from the store, and what follows it too.
+            place.feed = self.durable.feed(after)
+            return place.feed
+        return self.log
+
     async def wait_ended(self) -> None:
         """Return once `run.end` is written. Never raises the run's error."""
         loop = self.check_loop()
@@ -351,6 +389,8 @@ class ActiveRun:
         if place not in self._readers:
             return
         self._readers.remove(place)
+        if place.feed is not None:
+            place.feed.abandon()
         self._check_gate()
         self._check_abandoned()
 

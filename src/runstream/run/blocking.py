@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from runstream.errors import UserError
 from runstream.run.active import ActiveRun
+from runstream.run.followed import FollowedRun
 from runstream.run.stream_events import StreamEvent, StreamReader
 
 __all__ = ["iterate", "run_blocking"]
@@ -28,11 +29,13 @@ def run_blocking(work: Coroutine[Any, Any, _T]) -> _T:
         return loop.run(work)
 
 
-def iterate(open_reader: Callable[[], StreamReader], run: ActiveRun) -> Iterator[StreamEvent]:
+def iterate(open_reader: Callable[[], StreamReader], run: ActiveRun | FollowedRun) -> Iterator[StreamEvent]:
     """The events of a run, for a plain `for`, on a private loop.
 
     Raises UserError where the run already goes on in an event loop: only `async for` can read it there.
     """
+    if isinstance(run, FollowedRun):
+        raise UserError("this run is read from its store, in the event loop that it was attached in: use `async for`")
     if run.task is not None and not run.ended and not _withdraw(run):
         raise UserError("this run goes on in an event loop: read it there, with `async for`")
     try:

@@ -159,9 +159,11 @@ class RunConfig:
     on_abandon: Literal["cancel", "detach"] = field(default="cancel", kw_only=True)
     """What becomes of a run when its last in-process reader goes away and nobody awaits it."""
     cancel_timeout_s: float = field(default=5.0, kw_only=True)
-    """How long a cancelled or failed run waits for its tools to stop, and then again for its session to be saved."""
-    max_log_events: int = field(default=1_000_000, kw_only=True)
-    """So many events the log keeps at least; beyond it the oldest go."""
+    """How long a cancelled or failed run waits for its tools, hooks, callbacks and models to stop, and then again for
+    its session to be saved."""
+    max_log_events: int | None = field(default=None, kw_only=True)
+    """So many events the log in memory keeps at least; beyond it the oldest go. By default a million, and 20,000 where
+    a store keeps them all: readers of older ones get them from there."""
     store: str | Store | None = field(default_factory=_default_store, kw_only=True)
     """Keeps the run's log beyond this process: a URL (`sqlite:///runs.db`, `redis://host`, `memory://name`) or a store;
     the environment variable RUNSTREAM_STORE if not given. None keeps it in memory for as long as the run is."""
@@ -207,6 +209,13 @@ class RunConfig:
             self.session_settings = SessionSettings(**cast("dict[str, Any]", self.session_settings))
         if isinstance(self.tool_execution, dict):
             self.tool_execution = ToolExecutionConfig(**cast("dict[str, Any]", self.tool_execution))
+
+    @property
+    def kept_events(self) -> int:
+        """`max_log_events`, or its default."""
+        if self.max_log_events is not None:
+            return self.max_log_events
+        return 1_000_000 if self.store is None or self.on_store_failure == "continue" else 20_000
 
     @classmethod
     def of(cls, config: RunConfig | dict[str, Any] | None) -> RunConfig:

@@ -9,6 +9,8 @@ from runstream.events.event import Event, RunStatus
 from runstream.log.base import Command, NewRun, StoredStatus
 from runstream.log.writer import RunWriter
 from runstream.run.active import ActiveRun
+from runstream.run.bind import AgentBook
+from runstream.run.feed import StoredFeed
 from runstream.run.host import StoreHost, opened, worker_name
 
 __all__ = ["DurableRun", "make_durable"]
@@ -81,6 +83,11 @@ class DurableRun:
         """Keep the end, before anybody is told. Raises LeaseLost, StoreUnavailable, StoreError."""
         await self.writer.commit_end(event, status)
 
+    def feed(self, after: int) -> StoredFeed:
+        """The log as it is kept, from that seq on."""
+        book = AgentBook([self._run.starting_agent])
+        return StoredFeed(self._host.store, self.run_id, after, book)
+
     def leave(self) -> None:
         """The run is over, here at least."""
         self.writer.close()
@@ -97,7 +104,7 @@ class DurableRun:
 
 
 async def make_durable(run: ActiveRun) -> None:
-    """Enter the run into its store, unless it was claimed there.
+    """Enter the run into its store.
 
     Raises StoreError, RunExists; StoreUnavailable where the store cannot be used within `store_timeout_s`. A run that
     is to go on without its store does so.
@@ -107,10 +114,8 @@ async def make_durable(run: ActiveRun) -> None:
     try:
         async with run.clock.timeout(config.store_timeout_s):
             host = await opened(config.store, run.clock)
-            epoch = run.claimed_epoch
-            if epoch is None:
-                entered = NewRun(run.run_id, run.starting_agent.name, owner=config.owner)
-                epoch = await host.store.create(entered, worker=worker_name(), lease_s=config.lease_s)
+            entered = NewRun(run.run_id, run.starting_agent.name, owner=config.owner)
+            epoch = await host.store.create(entered, worker=worker_name(), lease_s=config.lease_s)
     except TimeoutError:
         error: AgentsException = StoreUnavailable(
             f"the store has not taken the run within {config.store_timeout_s:g} s (RunConfig.store_timeout_s)"

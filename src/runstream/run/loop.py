@@ -36,10 +36,10 @@ async def drive(run: ActiveRun) -> None:
     progress = Progress(SessionKeeper(run), taken_in=len(run.fold.responses))
     interrupted: BaseException | None = None
     turns: asyncio.Task[_Outcome] | None = None
-    if run.claimed_epoch is None:
+    if run.log.last_seq == 0:
         run.emit_start()
     try:
-        if not run.silenced:
+        if not run.silenced and run.broken is None:
             # A task of their own: code of the caller's in them may ignore a cancellation, and is left behind then.
             turns = run.scope.spawn(_turns_to_end(run, progress), f"turns of {run.run_id}")
             await _wait_within(run, turns)
@@ -147,6 +147,8 @@ async def _wind_up(run: ActiveRun, progress: Progress) -> None:
     await run.scope.close()
     run.closed = True
     if isinstance(run.broken, LeaseLost):
+        if run.hands_over and run.durable is not None:
+            await run.durable.hand_back()
         return  # the log and the session are another worker's
     try:
         # A call of the model may break off after its response was complete: then readers have seen it, and it counts.
@@ -164,7 +166,7 @@ _Outcome: TypeAlias = tuple[RunStatus, BaseException | None]
 
 
 async def _take_turns(run: ActiveRun, progress: Progress) -> RunStatus:
-    if run.config.store is not None:
+    if run.config.store is not None and run.durable is None:
         from runstream.run.durable import make_durable
 
         await make_durable(run)
@@ -197,7 +199,8 @@ async def _take_turns(run: ActiveRun, progress: Progress) -> RunStatus:
             return "completed"
         turn = None
         if run.hands_over:
-            raise LeaseLost(run.run_id, "it was handed over to another worker")
+            run.broken = LeaseLost(run.run_id, "it was handed over to another worker")
+            return "cancelled"
         _take_inputs(run, progress)
         await progress.keeper.save()
         await run.pause_between_turns()

@@ -7,6 +7,8 @@ import contextvars
 from collections.abc import Callable
 from typing import Any
 
+from runstream.run.feed import StoredFeed
+
 __all__ = ["Place", "RunTask"]
 
 
@@ -43,7 +45,7 @@ class RunTask(asyncio.Task[None]):
 class Place:
     """What a run knows of an in-process reader."""
 
-    __slots__ = ("cursor", "paces_turns", "silenced", "task", "waits")
+    __slots__ = ("cursor", "feed", "paces_turns", "silenced", "task", "waits")
 
     def __init__(self, cursor: int, *, paces_turns: bool) -> None:
         self.cursor = cursor
@@ -56,3 +58,5 @@ class Place:
         """The task that opened it."""
         self.waits = False
         """Whether it waits for the next event."""
+        self.feed: StoredFeed | None = None
+        """Its own place in a store, where it reads from there."""

@@ -14,6 +14,7 @@ from runstream.agent.items import ItemHelpers, ModelResponse, RunItem, ToolAppro
 from runstream.errors import RunErrorDetails, UserError
 from runstream.run.active import ActiveRun, CancelMode
 from runstream.run.config import DEFAULT_MAX_TURNS
+from runstream.run.followed import FollowedRun
 from runstream.run.history import input_items_of
 from runstream.run.readers import RunTask
 from runstream.run.stream_events import EventReader, StreamEvent, StreamReader
@@ -132,7 +133,7 @@ class RunResultStreaming(RunResultBase):
     `async with result:` ends the run when the block is left early.
     """
 
-    def __init__(self, run: ActiveRun, start: Any) -> None:
+    def __init__(self, run: ActiveRun | FollowedRun, start: Any) -> None:
         self._run = run
         self._begin = start
 

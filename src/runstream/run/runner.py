@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from runstream.agent.agent import Agent
@@ -9,6 +10,7 @@ from runstream.agent.context import TContext
 from runstream.agent.hooks import RunHooksBase
 from runstream.agent.items import TResponseInputItem
 from runstream.errors import UserError
+from runstream.log.base import Store
 from runstream.run.active import ActiveRun
 from runstream.run.config import DEFAULT_MAX_TURNS, RunConfig
 from runstream.run.error_handlers import RunErrorHandlers
@@ -147,8 +149,98 @@ class Runner:
         _start(run)
         return result
 
+    @classmethod
+    async def submit(
+        cls,
+        agent: Agent[Any] | str,
+        input: str | list[TResponseInputItem],
+        *,
+        store: str | Store,
+        context: Any = None,
+        max_turns: int | None = DEFAULT_MAX_TURNS,
+        session_id: str | None = None,
+        queue: str = "default",
+        owner: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Leave a run to the workers of a store (`runstream worker`, `Worker`), and return its id at once.
+
+        The agent is found by its name, where the worker has it. `context` is JSON data, which the worker's tools and
+        hooks get; `session_id` names the conversation, which the worker knows where to keep; `owner` is the person
+        whose run it is. Raises UserError for misuse, RunExists, StoreError, StoreUnavailable.
+        """
+        from runstream.run.fleet import Job, submit
+
+        job = Job(_checked_input(input), _checked_max_turns(max_turns), context, session_id)
+        return await submit(store, agent, job, queue=queue, owner=owner, run_id=run_id)
+
+    @classmethod
+    async def attach(
+        cls,
+        run_id: str,
+        *,
+        store: str | Store,
+        after: int | str = 0,
+        agents: Iterable[Agent[Any]] = (),
+        run_config: RunConfig | dict[str, Any] | None = None,
+    ) -> RunResultStreaming:
+        """Read a run from wherever it is kept: what was, then what comes, to its end; cancel it, talk to it.
+
+        `after` is the seq, or the cursor, of the last event that was seen. Agents, and those that they may hand over
+        to, are found by their names; one that is not given is an agent that only has the name. Its readers see what
+        the store has committed. Raises RunNotFound, CursorInvalid, CursorExpired, StoreError, StoreUnavailable.
+        """
+        from runstream.run.fleet import attach
+
+        return RunResultStreaming(await attach(store, run_id, after, agents, RunConfig.of(run_config)), _nothing)
+
+    @classmethod
+    async def resume(
+        cls,
+        run_id: str,
+        agents: Agent[Any] | Iterable[Agent[Any]],
+        *,
+        store: str | Store,
+        context: Any = None,
+        session: Session | None = None,
+        hooks: RunHooksBase[Any, Any] | None = None,
+        run_config: RunConfig | dict[str, Any] | None = None,
+        after: int | str = 0,
+    ) -> RunResultStreaming:
+        """Go on, in this process, with a run whose own process is gone; returns at once, as `attach` does.
+
+        It goes on from its last completed step: an answer that broke off is asked for again; a tool that had begun is
+        called again only if it is declared idempotent. It is not ended by its readers' going away. Raises LeaseHeld
+        while another worker has it (or was heard of within its lease), RunSealed if it has ended, and as `attach`.
+        """
+        from runstream.run.fleet import resume
+
+        given = [agents] if isinstance(agents, Agent) else list(agents)
+        followed = await resume(
+            store, run_id, given, RunConfig.of(run_config), context=context, session=session, hooks=hooks, after=after
+        )
+        return RunResultStreaming(followed, _nothing)
+
     run_stream = run_streamed
     """The same: what it returns can be iterated at once with `async for`."""
+
+
+def _checked_input(input: str | list[TResponseInputItem]) -> str | list[TResponseInputItem]:
+    """The input, as a copy where it is a list: the caller may go on with theirs. Raises UserError for what is none."""
+    if not isinstance(cast("object", input), str | list):
+        raise UserError(f"input must be a string or a list of input items, not {type(input).__name__}")
+    for item in input if isinstance(input, list) else ():
+        if isinstance(cast("object", item), str):
+            raise UserError(
+                f"input holds the plain string {item!r:.80}: an item is a dict, as {{'role': 'user', 'content': ...}}"
+            )
+    return list(input) if isinstance(input, list) else input
+
+
+def _checked_max_turns(max_turns: int | None) -> int | None:
+    if max_turns is not None and (not isinstance(max_turns, int) or isinstance(max_turns, bool) or max_turns < 0):
+        raise UserError(f"max_turns must be a whole number from 0, or None for no limit, not {max_turns!r}")
+    return max_turns
 
 
 def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], **options: Any) -> ActiveRun:
@@ -157,18 +249,8 @@ def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], 
         raise UserError(
             f"the first argument must be an Agent, not {type(starting_agent).__name__}: {starting_agent!r:.100}"
         )
-    if not isinstance(cast("object", input), str | list):
-        raise UserError(f"input must be a string or a list of input items, not {type(input).__name__}")
-    for item in input if isinstance(input, list) else ():
-        if isinstance(cast("object", item), str):
-            raise UserError(
-                f"input holds the plain string {item!r:.80}: an item is a dict, as {{'role': 'user', 'content': ...}}"
-            )
-    if isinstance(input, list):
-        input = list(input)  # the caller may go on with theirs
-    max_turns = options["max_turns"]
-    if max_turns is not None and (not isinstance(max_turns, int) or isinstance(max_turns, bool) or max_turns < 0):
-        raise UserError(f"max_turns must be a whole number from 0, or None for no limit, not {max_turns!r}")
+    input = _checked_input(input)
+    _checked_max_turns(options["max_turns"])
     config = RunConfig.of(options.pop("run_config"))
     config.check_supported()
     session = options["session"]
@@ -187,6 +269,10 @@ def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], 
             "Agent(hooks=)"
         )
     return ActiveRun(agent=starting_agent, input=input, config=config, **options)
+
+
+def _nothing() -> None:
+    """A run that is followed has been started elsewhere."""
 
 
 def _start(run: ActiveRun) -> None:

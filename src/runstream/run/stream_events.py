@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from runstream.agent.agent import Agent
 from runstream.agent.items import RunItem
+from runstream.errors import CursorExpired
 from runstream.events.event import AGENT_START, ITEM, MODEL, Event
 from runstream.log.follow import Follower
 from runstream.run.active import ActiveRun
+from runstream.run.followed import FollowedRun
 from runstream.run.readers import Place
 
 if TYPE_CHECKING:
@@ -110,12 +112,15 @@ class _RunReader:
 
     paces_turns = False
 
-    def __init__(self, run: ActiveRun, start: Callable[[], None], after: int = 0) -> None:
+    def __init__(self, run: ActiveRun | FollowedRun, start: Callable[[], None], after: int | None = None) -> None:
         self._state: Literal["new", "open", "closed"] = "new"
         self._run = run
         self._start = start
-        self._follower = Follower(run.log, after)
+        if after is None:
+            after = run.after
         self._place = Place(after, paces_turns=self.paces_turns)
+        self._log = run.log_for(after, self._place)
+        self._follower = Follower(self._log, after)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def _open(self) -> None:
@@ -128,6 +133,16 @@ class _RunReader:
         if self._state == "open":
             self._run.leave(self._place)
         self._state = "closed"
+
+    def _from_store(self) -> Follower:
+        """Go on in the store, where it keeps what this process does not any more. Raises CursorExpired."""
+        after = self._follower.cursor
+        log = self._run.log_for(after, self._place)
+        if log is self._log:
+            log.read(after)  # raises again: nobody keeps it
+        self._log = log
+        self._follower = Follower(log, after)
+        return self._follower
 
     async def aclose(self) -> None:
         """Stop reading. The last reader of a run that nobody awaits takes the run with it (`RunConfig.on_abandon`);
@@ -179,7 +194,11 @@ class StreamReader(_RunReader):
                 self._close()
                 self._raise_error()
                 raise StopAsyncIteration
-            event = follower.next_nowait()
+            try:
+                event = follower.next_nowait()
+            except CursorExpired:
+                follower = self._from_store()
+                continue
             if event is None:
                 if follower.at_end:
                     self._close()
@@ -230,7 +249,11 @@ class EventReader(_RunReader):
             raise StopAsyncIteration
         run, follower, place = self._run, self._follower, self._place
         while True:
-            event = follower.next_nowait()
+            try:
+                event = follower.next_nowait()
+            except CursorExpired:
+                follower = self._from_store()
+                continue
             if event is not None:
                 return event
             if follower.at_end:

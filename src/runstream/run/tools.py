@@ -187,10 +187,10 @@ async def final_output_of_tools(run: ActiveRun, results: list[FunctionToolResult
         return next((Final(result.output) for result in results if result.tool.name in names), None)
     if not callable(behavior):
         raise UserError(f"Invalid tool_use_behavior: {behavior!r}")
-    decided = behavior(run.context, results)
+    decided: Any = behavior(run.context, results)
     if inspect.isawaitable(decided):
         decided = await decided
-    if not isinstance(cast("object", decided), ToolsToFinalOutputResult):
+    if not isinstance(decided, ToolsToFinalOutputResult):
         raise UserError(
             f"Agent {run.agent.name!r}: tool_use_behavior must return a ToolsToFinalOutputResult, not {decided!r}"
         )

@@ -1,0 +1,152 @@
+"""Carrying out a run that was claimed in a store: one that waited for a worker, or whose worker is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from runstream.agent.agent import Agent
+from runstream.agent.items import TResponseInputItem
+from runstream.errors import AgentsException, UserError
+from runstream.events.codec import plain
+from runstream.events.event import Event
+from runstream.log.base import Claim, Store
+from runstream.run.active import ActiveRun
+from runstream.run.bind import AgentBook
+from runstream.run.config import DEFAULT_MAX_TURNS, RunConfig
+from runstream.run.durable import DurableRun
+from runstream.run.feed import events_of
+from runstream.run.host import StoreHost
+from runstream.run.resume import Resumed, fold_of_events
+from runstream.sessions.base import Session
+
+__all__ = ["Job", "RunAbandoned", "begin", "job_of"]
+
+JOB_VERSION = 1
+
+SessionFactory = Callable[[str], Session | Awaitable[Session]]
+
+
+class RunAbandoned(AgentsException):
+    """A run that kept stopping its workers was given up."""
+
+    code = "run_abandoned"
+
+    def __init__(self, run_id: str, deliveries: int) -> None:
+        self.run_id = run_id
+        self.deliveries = deliveries
+        super().__init__(
+            f"the run {run_id!r} was begun {deliveries} times, and each time its worker stopped before it: given up"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker needs to begin a run, as plain data."""
+
+    input: str | list[Any]
+    max_turns: int | None = DEFAULT_MAX_TURNS
+    context: Any = None
+    """JSON data, given to tools and hooks as the context."""
+    session_id: str | None = None
+    """The conversation that the run belongs to; the worker knows where it is kept."""
+
+    def encode(self) -> bytes:
+        """The job as JSON. Raises UserError for a context that is not JSON data."""
+        try:
+            context = json.loads(json.dumps(self.context))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"the context of a submitted run must be JSON data, since another process gets it: {error}"
+            ) from error
+        record = {
+            "version": JOB_VERSION,
+            "input": plain(self.input),
+            "max_turns": self.max_turns,
+            "context": context,
+            "session_id": self.session_id,
+        }
+        return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def job_of(body: bytes) -> Job:
+    """The job of its JSON. Raises ValueError for what is none, or is of a newer version."""
+    decoded: Any = json.loads(body)
+    record = cast("dict[str, Any]", decoded if isinstance(decoded, dict) else {})
+    version = record.pop("version", None)
+    if not isinstance(version, int) or version > JOB_VERSION:
+        raise ValueError(f"the job has version {version!r}; this version of runstream reads up to {JOB_VERSION}")
+    known = {name: value for name, value in record.items() if name in Job.__slots__}
+    return Job(**known)
+
+
+async def _all_events(store: Store, run_id: str, book: AgentBook) -> list[Event]:
+    events: list[Event] = []
+    while True:
+        after = events[-1].seq if events else 0
+        page = await store.read(run_id, after)
+        if not page.segments:
+            return events
+        events += events_of(page.segments, run_id, after, book)
+
+
+async def begin(
+    claim: Claim,
+    host: StoreHost,
+    book: AgentBook,
+    config: RunConfig,
+    *,
+    context: Any = None,
+    session: Session | SessionFactory | None = None,
+    max_deliveries: int = 5,
+    hooks: Any = None,
+) -> ActiveRun:
+    """Go on with the run from its last completed step, or begin it. Its log is this worker's now.
+
+    A run that was claimed more than `max_deliveries` times is ended as failed instead. Raises StoreError.
+    """
+    record = claim.run
+    events = await _all_events(host.store, record.run_id, book)
+    fold = fold_of_events(events, book)
+    job = Job("") if record.job is None else job_of(record.job)
+    start = fold.start
+    options = (start.options or {}) if start is not None else {}
+    agent = book.find(record.agent)
+    run = ActiveRun(
+        agent=agent,
+        input=cast("str | list[TResponseInputItem]", job.input if start is None else start.input),
+        context=context if context is not None else job.context,
+        max_turns=job.max_turns if start is None else start.max_turns,
+        hooks=hooks,
+        config=replace(config, run_id=record.run_id, store=host.store, owner=record.owner, on_abandon="detach"),
+        error_handlers=None,
+        session=await _session_of(session, job.session_id),
+        previous_response_id=options.get("previous_response_id"),
+        conversation_id=options.get("conversation_id"),
+        auto_previous_response_id=bool(options.get("auto_previous_response_id")),
+        streamed=True,
+    )
+    if events:
+        run.go_on(Resumed(fold, taken_over=True, last_seq=events[-1].seq), epoch=claim.epoch)
+    else:
+        run.claimed_epoch = claim.epoch
+    run.durable = DurableRun(run, host, claim.epoch)
+    if record.deliveries > max_deliveries:
+        run.broken = RunAbandoned(record.run_id, record.deliveries - 1)
+    return run
+
+
+async def _session_of(session: Session | SessionFactory | None, session_id: str | None) -> Session | None:
+    if session is None or hasattr(session, "get_items"):
+        return cast("Session | None", session)
+    if session_id is None:
+        return None
+    made: Any = cast("SessionFactory", session)(session_id)
+    return await made if hasattr(made, "__await__") else made
+
+
+def name_of(agent: Agent[Any] | str) -> str:
+    """The name that a job gives of its agent."""
+    return agent if isinstance(agent, str) else agent.name

@@ -20,6 +20,7 @@ import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from runstream.errors import ModelStreamBroken, ModelStreamTruncated, UserError
+from runstream.models.direct import DirectRoute
 from runstream.wire.sse import SSEDecoder, SSEFrame
 
 __all__ = [
@@ -47,7 +48,7 @@ _OPTIONS = frozenset(("extra_headers", "extra_query", "extra_body", "timeout"))
 _CLIENT_ARGUMENTS = ("model", "stream")
 
 # aiohttp's pool: above any number of concurrent runs that one process can serve, below the usual limit of open files.
-_MAX_CONNECTIONS = 20_000
+_LIMITS = httpx2.Limits(max_connections=20_000)
 
 
 class ClientSettings(NamedTuple):
@@ -69,7 +70,8 @@ class _LoopClients(dict[tuple[ClientSettings, tuple[str | None, ...]], AsyncOpen
 _READ_LIMIT_S = 600.0
 _STREAM_TIMEOUT = httpx2.Timeout(_READ_LIMIT_S, connect=5.0, read=None)
 
-_own_clients: weakref.WeakSet[AsyncOpenAI] = weakref.WeakSet()
+_routes: weakref.WeakKeyDictionary[AsyncOpenAI, DirectRoute] = weakref.WeakKeyDictionary()
+"""The clients that were made here."""
 _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = weakref.WeakKeyDictionary()
 
 
@@ -107,15 +109,16 @@ def client_for(settings: ClientSettings) -> AsyncOpenAI:
 
 
 def _new_client(settings: ClientSettings) -> AsyncOpenAI:
+    ssl_context = httpx2.create_ssl_context()
     client = AsyncOpenAI(
         api_key=settings.api_key,
         base_url=settings.base_url,
         organization=settings.organization,
         project=settings.project,
         max_retries=0,
-        http_client=DefaultAioHttpClient(limits=httpx2.Limits(max_connections=_MAX_CONNECTIONS)),
+        http_client=DefaultAioHttpClient(limits=_LIMITS, verify=ssl_context),
     )
-    _own_clients.add(client)
+    _routes[client] = DirectRoute(_LIMITS, _STREAM_TIMEOUT, ssl_context)
     return client
 
 
@@ -141,6 +144,7 @@ async def _close_at_shutdown(clients: _LoopClients) -> AsyncGenerator[None, None
         yield
     finally:
         for client in list(clients.values()):
+            await _routes[client].aclose()
             await client.close()
         clients.clear()
         clients.keeper = None  # a generator holds on to its loop, and this would keep the loop for ever
@@ -212,32 +216,23 @@ class StreamBody:
 
     def __init__(
         self,
-        response: httpx2.Response,
-        watch: IdleWatch | None = None,
-        direct: aiohttp.ClientResponse | None = None,
+        url: str,
+        request_id: str | None,
+        read: Callable[[], Awaitable[bytes]],
+        close: Callable[[], Awaitable[object]],
+        watch: IdleWatch | None,
+        stop: Callable[[], object] | None = None,
     ) -> None:
-        """`direct` is the transport's response under the client's, where it is known."""
+        """`read` gives the next bytes, none at the end; `stop`, where there is such a thing, lets it fail."""
+        self._url = url
+        self.request_id = request_id
+        self._read = read
+        self._close = close
         self._watch = watch
-        self._url = str(response.request.url)
-        self.request_id: str | None = response.headers.get("x-request-id")
+        self._stop = stop
         decoder = SSEDecoder()
         self._feed = decoder.feed
         self._rest = decoder.close
-        encoded = response.headers.get("content-encoding", "identity") != "identity"
-        if direct is not None and not encoded:
-            # One wait for each read, and nothing in between; of the response only the connection is kept.
-            self._read: Callable[[], Awaitable[bytes]] = direct.content.readany
-            self._stop: Callable[[], object] | None = partial(
-                direct.content.set_exception, aiohttp.SocketTimeoutError("the stream fell silent")
-            )
-            self._close: Callable[[], Awaitable[object]] = partial(_release, direct)
-        else:
-            # Without a content encoding the transport's own chunks are the body.
-            raw = not encoded and isinstance(response.stream, httpx2.AsyncByteStream)
-            chunks = aiter(cast("AsyncIterator[bytes]", response.stream) if raw else response.aiter_bytes())
-            self._read = partial(_next_chunk, chunks)
-            self._stop = None
-            self._close = partial(_close_chunks, response, chunks)
 
     def __aiter__(self) -> StreamBody:
         return self
@@ -286,16 +281,26 @@ class StreamBody:
         await self._close()
 
 
-def _aiohttp_response(response: httpx2.Response) -> aiohttp.ClientResponse | None:
-    """The response of the transport, under the client's. Its place is nobody's promise: None where it is elsewhere,
-    and the body is read through the client then."""
-    stream = getattr(getattr(response.stream, "_stream", None), "_aiohttp_response", None)
-    return stream if isinstance(stream, aiohttp.ClientResponse) else None
+def _direct_body(response: aiohttp.ClientResponse, watch: IdleWatch | None) -> StreamBody:
+    content = response.content
+    stop = partial(content.set_exception, aiohttp.SocketTimeoutError("the stream fell silent"))
+    request_id = response.headers.get("x-request-id")
+    return StreamBody(str(response.url), request_id, content.readany, partial(_release, response), watch, stop)
 
 
 async def _release(response: aiohttp.ClientResponse) -> None:
     response.release()
     await response.wait_for_close()
+
+
+def _client_body(response: httpx2.Response, watch: IdleWatch | None = None) -> StreamBody:
+    # Without a content encoding the transport's own chunks are the body.
+    encoded = response.headers.get("content-encoding", "identity") != "identity"
+    raw = not encoded and isinstance(response.stream, httpx2.AsyncByteStream)
+    chunks = aiter(cast("AsyncIterator[bytes]", response.stream) if raw else response.aiter_bytes())
+    request_id = response.headers.get("x-request-id")
+    close = partial(_close_chunks, response, chunks)
+    return StreamBody(str(response.request.url), request_id, partial(_next_chunk, chunks), close, watch)
 
 
 async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes:
@@ -348,18 +353,21 @@ async def open_stream(
     }
     body.update(options.pop("extra_body", None) or {})
     with clear_errors():
-        if client in _own_clients:
-            return await _send(client, path, body, options)
+        route = _routes.get(client)
+        if route is not None:
+            return await _send(client, route, path, body, options)
         # A client that the user passes may have a `create` of its own, so that is what is called.
         direct = {name: body.pop(name) for name in _CLIENT_ARGUMENTS if name in body}
         if "messages" in body:
             direct["messages"] = []
         opened = await create(**direct, **options, extra_body=body).__aenter__()
-        return StreamBody(opened.http_response)
+        return _client_body(opened.http_response)
 
 
-async def _send(client: AsyncOpenAI, path: str, body: dict[str, Any], options: dict[str, Any]) -> StreamBody:
-    """The request as the client's resources make it, without their walk over its arguments."""
+async def _send(
+    client: AsyncOpenAI, route: DirectRoute, path: str, body: dict[str, Any], options: dict[str, Any]
+) -> StreamBody:
+    """The request of one of our own clients, as its resources make it, without their walk over the arguments."""
     sent: dict[str, Any] = {"security": {"bearer_auth": True}, "timeout": options.get("timeout", _STREAM_TIMEOUT)}
     for name, option in (("extra_headers", "headers"), ("extra_query", "params")):
         if options.get(name) is not None:
@@ -370,6 +378,9 @@ async def _send(client: AsyncOpenAI, path: str, body: dict[str, Any], options: d
         watch = IdleWatch(_READ_LIMIT_S)
         watch.begin_in_task()
     try:
+        direct = None if watch is None else await route.send(client, path, body, sent)
+        if direct is not None:
+            return _direct_body(direct, watch)
         # With this type the client gives the response itself.
         response = await cast("Any", client).post(path, cast_to=httpx2.Response, body=body, options=sent, stream=True)
     except BaseException as error:
@@ -378,6 +389,4 @@ async def _send(client: AsyncOpenAI, path: str, body: dict[str, Any], options: d
             if isinstance(error, asyncio.CancelledError) and watch.absorb():
                 raise openai.APITimeoutError(request=_request_to(str(client.base_url))) from None
         raise
-    if watch is not None:
-        watch.end()
-    return StreamBody(response, watch, _aiohttp_response(response))
+    return _client_body(response, watch)

@@ -19,7 +19,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from runstream.errors import ModelStreamBroken, ModelStreamTruncated, UserError
-from runstream.models import transport
+from runstream.models import direct, transport
 from runstream.models.transport import ClientSettings, MissingAPIKey, StreamBody, check_key, client_for, open_stream
 from runstream.testing import Endpoint, Fault, say
 from runstream.wire.sse import SSEDecoder, SSEFrame
@@ -40,17 +40,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["direct", "through the client"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The body is read from the transport, or through the client where the transport is not where we know it."""
-    if request.param == "direct":
-        known = transport._aiohttp_response
-
-        def found(response: Any) -> Any:
-            assert known(response) is not None
-            return known(response)
-
-        monkeypatch.setattr(transport, "_aiohttp_response", found)
-    else:
-        monkeypatch.setattr(transport, "_aiohttp_response", lambda _: None)
+    """The request goes over the direct route, or through the client, as where there is a proxy."""
+    if request.param != "direct":
+        monkeypatch.setattr(direct, "getproxies", lambda: {"http": "http://proxy.test"})
 
 
 class RawServer:

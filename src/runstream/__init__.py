@@ -115,6 +115,9 @@ if TYPE_CHECKING:
     from runstream.compat import install_as_agents as install_as_agents
     from runstream.errors import AgentsException as AgentsException
     from runstream.errors import CursorExpired as CursorExpired
+    from runstream.errors import CursorInvalid as CursorInvalid
+    from runstream.errors import LeaseHeld as LeaseHeld
+    from runstream.errors import LeaseLost as LeaseLost
     from runstream.errors import MaxTurnsExceeded as MaxTurnsExceeded
     from runstream.errors import MissingExtra as MissingExtra
     from runstream.errors import ModelBehaviorError as ModelBehaviorError
@@ -124,14 +127,31 @@ if TYPE_CHECKING:
     from runstream.errors import ModelStreamTruncated as ModelStreamTruncated
     from runstream.errors import ModelTimeoutError as ModelTimeoutError
     from runstream.errors import RunErrorDetails as RunErrorDetails
+    from runstream.errors import RunExists as RunExists
+    from runstream.errors import RunFailed as RunFailed
+    from runstream.errors import RunNotFound as RunNotFound
+    from runstream.errors import RunSealed as RunSealed
+    from runstream.errors import RunTimeoutError as RunTimeoutError
+    from runstream.errors import StoreError as StoreError
+    from runstream.errors import StoreUnavailable as StoreUnavailable
     from runstream.errors import ToolTimeoutError as ToolTimeoutError
     from runstream.errors import UserError as UserError
     from runstream.events.event import AgentStart as AgentStart
+    from runstream.events.event import ApprovalResolved as ApprovalResolved
+    from runstream.events.event import AttemptDiscarded as AttemptDiscarded
     from runstream.events.event import ErrorInfo as ErrorInfo
     from runstream.events.event import Event as Event
+    from runstream.events.event import InputAdded as InputAdded
     from runstream.events.event import ItemAdded as ItemAdded
     from runstream.events.event import RunEnd as RunEnd
     from runstream.events.event import RunStart as RunStart
+    from runstream.log.base import Retention as Retention
+    from runstream.log.base import RunRecord as RunRecord
+    from runstream.log.base import Store as Store
+    from runstream.log.cursor import Cursor as Cursor
+    from runstream.log.open_store import open_store as open_store
+    from runstream.log.payload import PayloadCodec as PayloadCodec
+    from runstream.log.payload import ZlibPayloads as ZlibPayloads
     from runstream.models.chat_completions import OpenAIChatCompletionsModel as OpenAIChatCompletionsModel
     from runstream.models.defaults import set_default_openai_api as set_default_openai_api
     from runstream.models.defaults import set_default_openai_client as set_default_openai_client
@@ -161,6 +181,7 @@ if TYPE_CHECKING:
     from runstream.run.stream_events import RawResponsesStreamEvent as RawResponsesStreamEvent
     from runstream.run.stream_events import RunItemStreamEvent as RunItemStreamEvent
     from runstream.run.stream_events import StreamEvent as StreamEvent
+    from runstream.run.worker import Worker as Worker
     from runstream.sessions.base import Session as Session
     from runstream.sessions.base import SessionABC as SessionABC
     from runstream.sessions.base import SessionSettings as SessionSettings
@@ -214,11 +235,18 @@ _EXPORTS: dict[str, str] = {
         "runstream.clock": "Clock",
         "runstream.compat": "install_as_agents",
         "runstream.errors": (
-            "AgentsException CursorExpired MaxTurnsExceeded MissingExtra ModelBehaviorError ModelRefusalError "
-            "ModelStreamBroken ModelStreamFailed ModelStreamTruncated ModelTimeoutError RunErrorDetails "
-            "ToolTimeoutError UserError"
+            "AgentsException CursorExpired CursorInvalid LeaseHeld LeaseLost MaxTurnsExceeded MissingExtra "
+            "ModelBehaviorError ModelRefusalError ModelStreamBroken ModelStreamFailed ModelStreamTruncated "
+            "ModelTimeoutError RunErrorDetails RunExists RunFailed RunNotFound RunSealed RunTimeoutError StoreError "
+            "StoreUnavailable ToolTimeoutError UserError"
         ),
-        "runstream.events.event": "AgentStart ErrorInfo Event ItemAdded RunEnd RunStart",
+        "runstream.events.event": (
+            "AgentStart ApprovalResolved AttemptDiscarded ErrorInfo Event InputAdded ItemAdded RunEnd RunStart"
+        ),
+        "runstream.log.base": "Retention RunRecord Store",
+        "runstream.log.cursor": "Cursor",
+        "runstream.log.open_store": "open_store",
+        "runstream.log.payload": "PayloadCodec ZlibPayloads",
         "runstream.models.chat_completions": "OpenAIChatCompletionsModel",
         "runstream.models.defaults": "set_default_openai_api set_default_openai_client set_default_openai_key",
         "runstream.models.provider": "MultiProvider MultiProviderMap OpenAIProvider",
@@ -233,6 +261,7 @@ _EXPORTS: dict[str, str] = {
         "runstream.run.result": "RunResult RunResultStreaming",
         "runstream.run.runner": "Runner",
         "runstream.run.stream_events": "AgentUpdatedStreamEvent RawResponsesStreamEvent RunItemStreamEvent StreamEvent",
+        "runstream.run.worker": "Worker",
         "runstream.sessions.base": "Session SessionABC SessionSettings",
         "runstream.sessions.memory": "InMemorySession",
         "runstream.sessions.sqlite": "SQLiteSession",

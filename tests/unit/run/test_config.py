@@ -21,7 +21,8 @@ def test_the_defaults() -> None:
     assert DEFAULT_MAX_TURNS == 10
     assert isinstance(config.model_provider, MultiProvider)
     assert (config.model, config.model_settings, config.tool_execution) == (None, None, None)
-    assert (config.on_abandon, config.cancel_timeout_s, config.max_log_events) == ("cancel", 5.0, 1_000_000)
+    assert (config.on_abandon, config.cancel_timeout_s, config.kept_events) == ("cancel", 5.0, 1_000_000)
+    assert RunConfig(store="memory://").kept_events == 20_000
     assert config.tool_not_found_behavior == "raise_error"
     assert config.clock is system_clock
     config.check_supported()
@@ -31,7 +32,9 @@ def test_our_own_options_have_no_position() -> None:
     """Code written for the SDK may pass its options by position: ours are not among them."""
     positional = [option.name for option in dataclasses.fields(RunConfig) if not option.kw_only]
     assert positional[:4] == ["model", "model_provider", "model_settings", "handoff_input_filter"]
-    assert not {"on_abandon", "cancel_timeout_s", "max_log_events", "clock"} & set(positional)
+    assert not {"on_abandon", "cancel_timeout_s", "max_log_events", "clock", "store", "lease_s", "on_approval"} & set(
+        positional
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,11 @@ def test_our_own_options_have_no_position() -> None:
         ("tool_name_collision_policy", "first"),
         ("cancel_timeout_s", 0),
         ("cancel_timeout_s", -1.0),
+        ("store_timeout_s", 0),
+        ("lease_s", 0.0),
+        ("time_limit_s", -1),
+        ("on_store_failure", "ignore"),
+        ("on_approval", "skip"),
     ],
 )
 def test_values_out_of_range_are_refused(option: str, value: Any) -> None:

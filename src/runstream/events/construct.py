@@ -20,6 +20,8 @@ __all__ = ["SharedNames", "construct", "set_dict", "set_extra", "set_fields_set"
 _M = TypeVar("_M", bound=BaseModel)
 _Builder = Callable[[Any], Any]
 
+# So many combinations of fields are remembered for each class; servers use few.
+_MAX_SHAPES = 32
 _PLAIN = (str, int, bool, type(None), object)
 _new = object.__new__
 # The slots of pydantic's models, set without a look-up by name each time.
@@ -53,7 +55,7 @@ class SharedNames(set[str]):
 class _Plan:
     """How to build one class: its fields by their JSON names, with a builder where the value is not plain."""
 
-    __slots__ = ("all_names", "defaults", "fields", "names")
+    __slots__ = ("_some_names", "all_names", "defaults", "fields", "names")
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.fields: list[tuple[str, str, _Builder | None]] = []
@@ -68,6 +70,17 @@ class _Plan:
         # Shared by the models in which no field is missing, see SharedNames.
         self.all_names = SharedNames(model.model_fields)
         self.names = frozenset(key for key, _, _ in self.fields)
+        self._some_names: dict[tuple[str, ...], frozenset[str]] = {}
+
+    def some_names(self, names: list[str]) -> set[str]:
+        """A set of these names. One that is copied takes half the memory of one that has grown."""
+        key = tuple(names)
+        known = self._some_names.get(key)
+        if known is None:
+            known = frozenset(set(names).copy())
+            if len(self._some_names) < _MAX_SHAPES:
+                self._some_names[key] = known
+        return set(known)
 
 
 _plans: dict[type[BaseModel], _Plan | None] = {}
@@ -112,7 +125,7 @@ def _build(model: type[_M], data: Any) -> _M:
     extra = {}
     if len(given_names) < len(given):
         extra = {key: value for key, value in given.items() if key not in plan.names}
-    fields_set = plan.all_names if len(given_names) == len(plan.fields) else set(given_names)
+    fields_set = plan.all_names if len(given_names) == len(plan.fields) else plan.some_names(given_names)
     made = _new(model)
     set_dict(made, fields)
     set_fields_set(made, fields_set)

@@ -19,6 +19,7 @@ import httpx2
 import msgspec
 import openai
 import pydantic
+from multidict import CIMultiDict
 from yarl import URL
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class _Head(NamedTuple):
     """What all requests of a kind have in common."""
 
     url: URL
-    headers: dict[str, str]
+    headers: CIMultiDict[str]
     request: httpx2.Request
     """What errors name."""
 
@@ -117,7 +118,9 @@ class DirectRoute:
     async def _learn(self, client: AsyncOpenAI, path: str, options: dict[str, Any]) -> _Head:
         answer = httpx2.Response(200)
         request = await _ask_client(client, answer, path, options)
-        headers = {name: value for name, value in request.headers.items() if name not in _OF_THE_CONNECTION}
+        headers = CIMultiDict(
+            (name, value) for name, value in request.headers.items() if name not in _OF_THE_CONNECTION
+        )
         # A password in the address has become a header by now.
         url = URL(str(request.url.copy_with(userinfo=b"")), encoded=True)
         return _Head(url, headers, httpx2.Request("POST", str(url)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from runstream.errors import RunExists, RunNotFound
 from runstream.events.event import RunStatus
-from runstream.log.base import Append, Command, NewRun, Refusal, Store, StoredStatus
+from runstream.log.base import Append, Claim, Command, NewRun, Refusal, Store, StoredStatus
 from runstream.log.cursor import epoch_of
 from runstream.testing.store_trial import StoreTrial, UnfencedStore, raised, segment
 
@@ -244,6 +244,59 @@ class StoreLogLaws(StoreTrial):
                     await asyncio.sleep(0)
 
             await self.soon(asyncio.gather(write(), read()))
+
+    async def test_a_flush_that_was_cancelled(self) -> None:
+        """Given up at any moment, it was written or not; repeated, it is written once, and the store goes on."""
+        async with self.two_stores() as (store, other):
+            epochs = {run_id: await self.begin(store, run_id) for run_id in "ab"}
+            for seq in range(1, 41):
+                flush = [Append(run_id, epoch, segment(seq)) for run_id, epoch in epochs.items()]
+                task = asyncio.create_task(_answers(store, flush))
+                reading = asyncio.create_task(store.read("a", 0))
+                for _ in range(seq % 8):
+                    await asyncio.sleep(0)
+                task.cancel()
+                reading.cancel()
+                await self.soon(asyncio.gather(task, reading, return_exceptions=True))
+                assert await self.soon(_answers(store, flush)) == [None, None]
+            for run_id in epochs:
+                found = await self.read_all(other, run_id)
+                assert [(part.last_seq, part.body) for part in found] == [
+                    (seq, segment(seq).body) for seq in range(1, 41)
+                ]
+
+    async def test_a_takeover_amid_appends(self) -> None:
+        """Whatever was acknowledged before another worker came is in the log, and nothing of the old one after it."""
+        async with self.two_stores() as (store, other):
+            for turn in range(5):
+                run_id = f"run_{turn}"
+                old = await self.begin(store, run_id, lease_s=self.lease_s)
+                await self.lease_runs_out()
+                acknowledged: list[int] = []
+
+                async def write(run_id: str = run_id, old: int = old, acknowledged: list[int] = acknowledged) -> None:
+                    while True:
+                        seq = len(acknowledged) + 1
+                        answer = await self.put(store, old, seq, run_id=run_id, body=b"old %d" % seq)
+                        if answer is not None:
+                            assert answer == "fenced"
+                            return
+                        acknowledged.append(seq)
+                        await asyncio.sleep(0)
+
+                async def take_over(run_id: str = run_id, turn: int = turn) -> Claim:
+                    for _ in range(turn * 10):
+                        await asyncio.sleep(0)
+                    claim = await other.claim(run_id, "w2", 60.0)
+                    assert claim is not None
+                    first_seq = claim.run.last_seq + 1
+                    assert await self.put(other, claim.epoch, first_seq, run_id=run_id, body=b"new") is None
+                    return claim
+
+                _, claim = await self.soon(asyncio.gather(write(), take_over()))
+                assert claim.run.last_seq == len(acknowledged)
+                bodies = [part.body for part in await self.read_all(other, run_id)]
+                assert bodies == [*(b"old %d" % seq for seq in acknowledged), b"new"]
 
     async def test_nobody_appends_but_the_newest_epoch(self) -> None:
         """A worker that was taken over from, woken again, writes nothing, whatever it tries."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 from runstream.clock import system_clock
 from runstream.errors import CursorExpired, RunNotFound, StoreError
-from runstream.log.base import Store
+from runstream.log.base import Retention, Store
 from runstream.testing.store_trial import StoreTrial, raised
 
 __all__ = ["StoreReaderLaws"]
@@ -40,6 +40,27 @@ class StoreReaderLaws(StoreTrial):
             for task in readers:
                 seqs = await self.soon(task)
                 assert seqs == list(range(seqs[0], 61))
+
+    async def test_many_runs_are_followed_at_once(self) -> None:
+        """Each reader gets the segments of its own run, whoever else is written to and followed beside it."""
+        async with self.two_stores() as (store, other):
+            names = [f"run_{index}" for index in range(100)]
+            epochs = dict(zip(names, await asyncio.gather(*(self.begin(store, name) for name in names)), strict=True))
+
+            async def read(name: str, reader: Store) -> None:
+                tail = reader.tail(name, 0)
+                found = await self.follow(tail, 0)
+                assert [part.body for part in found] == [f"{name} {seq}".encode() for seq in range(1, 6)]
+                await tail.aclose()
+
+            async def write(name: str) -> None:
+                for seq in range(1, 6):
+                    status = "completed" if seq == 5 else None
+                    body = f"{name} {seq}".encode()
+                    assert await self.put(store, epochs[name], seq, run_id=name, status=status, body=body) is None
+
+            readers = [read(name, reader) for name in names for reader in (store, other)]
+            await self.soon(asyncio.gather(*readers, *(write(name) for name in names)))
 
     async def test_a_tail_waits_for_what_comes(self) -> None:
         """At the end of a log that goes on, a tail waits; a segment wakes it, from this store and from another."""
@@ -103,12 +124,11 @@ class StoreReaderLaws(StoreTrial):
                     for _ in range(turns):
                         await asyncio.sleep(0)
                     task.cancel()
-                    try:
-                        page = await task
-                    except asyncio.CancelledError:
+                    await asyncio.wait({task})
+                    if task.cancelled():
                         await system_clock.sleep(0.001)
                         continue
-                    seqs += [part.last_seq for part in page.segments]
+                    seqs += [part.last_seq for part in task.result().segments]
                 await tail.aclose()
                 return seqs
 
@@ -182,6 +202,18 @@ class StoreReaderLaws(StoreTrial):
             assert not (await asyncio.to_thread(store.renew, [("run", epoch)], 60.0))[0].held
             assert not await other.delete("run")
             for tail in (*waiting, behind):
+                await tail.aclose()
+
+    async def test_a_run_that_is_swept_under_its_readers(self) -> None:
+        """One that has not come to its end is told that the run is gone."""
+        async with self.two_stores() as (store, other):
+            epoch = await self.begin(store)
+            await self.put_all(store, epoch, 3, end=True)
+            tails = [store.tail("run", 1), other.tail("run", 1)]
+            await self.lease_runs_out()
+            assert await store.sweep(Retention(max_age_s=0.0)) == 1
+            for tail in tails:
+                await raised(RunNotFound, self.soon(tail.next()))
                 await tail.aclose()
 
     async def test_another_run_of_the_same_id(self) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import time
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 
+from runstream.clock import SystemClock
 from runstream.log.base import Store
 from runstream.log.memory_store import MemoryStore
 from runstream.log.payload import CodedStore, ZlibPayloads
+from runstream.log.sqlite import SQLiteStore
 from runstream.testing import FakeClock, StoreConformance
 
 _names = itertools.count()
@@ -69,3 +73,34 @@ class TestCodedStore(TestMemoryStore):
         store = CodedStore(await super().open_store(), ZlibPayloads(1, min_bytes=0))
         await store.open()
         return store
+
+
+class _WallClock(SystemClock):
+    """The system's time, as somebody has set it."""
+
+    __slots__ = ("offset_s",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.offset_s
+
+
+class TestSQLiteStore(StoreConformance):
+    """Two store objects on one file; leases run in real time."""
+
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "runs.db"
+        self.clock = _WallClock()
+
+    async def open_store(self) -> Store:
+        store = SQLiteStore(self.path, clock=self.clock, monotonic=time.monotonic)
+        await store.open()
+        return store
+
+    async def step_clock(self, delay_s: float) -> bool:
+        self.clock.offset_s += delay_s
+        return True

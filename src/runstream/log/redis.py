@@ -35,11 +35,12 @@ from runstream.log.base import (
 from runstream.log.redis_beat import RedisBeat
 from runstream.log.redis_commands import CommandWait, decode_command
 from runstream.log.redis_hub import Hub
+from runstream.log.redis_inspect import inspect_server
 from runstream.log.redis_jobs import Job, Jobs
-from runstream.log.redis_link import Server, script_command
+from runstream.log.redis_link import script_command
 from runstream.log.redis_lists import Lists, micros, optional, parse_epochs, record_of
 from runstream.log.redis_options import RedisOptions
-from runstream.log.redis_server import inspect_server
+from runstream.log.redis_server import Server
 from runstream.log.redis_tail import Patience, RedisTail, StoredPage, decode_entry
 
 __all__ = ["RedisStore"]
@@ -110,7 +111,7 @@ class RedisStore:
         place = (run.queue, run.agent, run.run_id)
         claimable = worker is not None or run.job is not None
         lists = self._lists.keys(run.owner)
-        commands: list[tuple[str, Sequence[Any]]] = [
+        commands: list[tuple[str, tuple[Any, ...]]] = [
             (key, script_command(scripts.ENTER, [key], [run.run_id])) for key in lists
         ]
         if claimable:
@@ -261,7 +262,7 @@ class RedisStore:
             await self._put_away(ends)
         return refusals
 
-    def _flush(self, appends: Sequence[Append]) -> tuple[str, list[Sequence[Any]]]:
+    def _flush(self, appends: Sequence[Append]) -> tuple[str, list[tuple[Any, ...]]]:
         """The commands that write segments of one slot, and a key of it."""
         options = self._options
         keys: list[str] = []
@@ -270,14 +271,14 @@ class RedisStore:
             keys += self._keys(append.run_id)[:2]
             segment = append.segment
             arguments += (append.epoch, segment.first_seq, segment.last_seq, _STATUS[append.status], segment.body)
-        commands: list[Sequence[Any]] = [script_command(scripts.APPEND, keys, arguments)]
+        commands: list[tuple[Any, ...]] = [script_command(scripts.APPEND, keys, arguments)]
         if options.wait_replicas:
             commands.append(("WAIT", options.wait_replicas, options.wait_timeout_ms))
         return keys[0], commands
 
     async def _put_away(self, ends: Sequence[tuple[str, list[bytes]]]) -> None:
         """Nobody has to look after these runs any more."""
-        commands: list[tuple[str, Sequence[Any]]] = []
+        commands: list[tuple[str, tuple[Any, ...]]] = []
         for run_id, (queue, agent) in ends:
             commands.append(self._jobs.command("done", queue.decode(), agent.decode(), run_id))
             command_key = self._keys(run_id)[2]

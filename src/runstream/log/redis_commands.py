@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from runstream.errors import StoreUnavailable
+from runstream.errors import StoreError, StoreUnavailable
 from runstream.log.base import Command
 from runstream.log.redis_hub import Hub, Topic, entry_order
 from runstream.log.redis_tail import Patience
@@ -34,6 +34,7 @@ class CommandWait:
         self._listeners: list[_Listener] = []
         self._changed = asyncio.Event()
         self._interrupted = False
+        self._failure: StoreError | None = None
 
     async def wait(self) -> Collection[str]:
         patience = Patience(self._hub)
@@ -50,6 +51,9 @@ class CommandWait:
             self.close()
             # The server was lost: what was sent meanwhile is found by listening anew, once it answers.
             self._interrupted = False
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                await patience.failure(failure)
             await self._answering(patience)
 
     def close(self) -> None:
@@ -60,8 +64,9 @@ class CommandWait:
     def changed(self) -> None:
         self._changed.set()
 
-    def interrupted(self) -> None:
+    def interrupted(self, error: StoreError | None) -> None:
         self._interrupted = True
+        self._failure = error or self._failure
         self._changed.set()
 
     def _listen(self) -> None:
@@ -118,6 +123,6 @@ class _Listener:
     def take(self, entries: Sequence[Any]) -> None:
         self._wait.changed()
 
-    def reread(self) -> None:
+    def reread(self, error: StoreError | None = None) -> None:
         self.close()
-        self._wait.interrupted()
+        self._wait.interrupted(error)

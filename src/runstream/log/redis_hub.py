@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from runstream.clock import Clock
 from runstream.errors import StoreError
-from runstream.log.redis_link import Lane, Server, store_error
+from runstream.log.redis_link import Lane, Refused, store_error
+from runstream.log.redis_server import Server
 
 __all__ = ["Hub", "Listener", "Topic", "entry_order"]
 
@@ -47,8 +48,8 @@ class Listener(Protocol):
         """Entries as the topic's `decode` made them."""
         ...
 
-    def reread(self) -> None:
-        """Look for yourself; you are not called any more."""
+    def reread(self, error: StoreError | None = None) -> None:
+        """Look for yourself, after this failure if there was one; you are not called any more."""
         ...
 
 
@@ -67,10 +68,10 @@ class Topic:
         self.idle_since: float | None = None
         self.group: _Group | None = None
 
-    def dismiss(self) -> None:
+    def dismiss(self, error: StoreError | None) -> None:
         listeners, self.listeners = self.listeners, set()
         for listener in listeners:
-            listener.reread()
+            listener.reread(error)
 
 
 class Hub:
@@ -130,7 +131,7 @@ class _Group:
         self.topics: dict[bytes, Topic] = {}
         self._bell = ""  # a stream that is rung to interrupt a blocked XREAD
         self._bell_cursor: bytes = b"0-0"
-        self._reading = False
+        self._reading = self._interrupted = False
         self._checked_at = 0.0
         self._lane: Lane | None = None
         self._task: asyncio.Task[None] | None = None
@@ -147,11 +148,11 @@ class _Group:
             self._reading = False
             self._ring()
 
-    def drop(self, topic: Topic) -> None:
+    def drop(self, topic: Topic, error: StoreError | None = None) -> None:
         self.topics.pop(topic.key.encode(), None)
         if self.hub.topics.get(topic.key) is topic:
             del self.hub.topics[topic.key]
-        topic.dismiss()
+        topic.dismiss(error)
 
     async def aclose(self) -> None:
         if self._task is not None:
@@ -166,45 +167,46 @@ class _Group:
     def _rung(self, answer: asyncio.Future[list[Any]]) -> None:
         if answer.cancelled():
             return
-        failed = answer.exception() is not None or isinstance(answer.result()[0], Exception)
+        failed = answer.exception() is not None or isinstance(answer.result()[0], Refused)
         if failed and self._task is not None and self._lane is not None:
             # A full server takes no entry, but still answers who asks anew.
-            self._lane.interrupt()
+            self._interrupted = True
+            self._lane.interrupt("something else is to be followed")
 
     async def _follow(self) -> None:
         server = self.hub.server
         lane = self._lane = server.new_lane(server.address(self._bell))
         lane.patience_s = _BLOCK_S + server.options.timeout_s
+        failure: StoreError | None = None
         try:
             while self.topics:
                 await self._turn(lane)
         except StoreError as error:
             _logger.info("following runs in the store was interrupted: %s", error)
+            failure = error
         finally:
             self.hub.forget(self)
             self._task = None
             for topic in [*self.topics.values()]:
-                self.drop(topic)
+                self.drop(topic, failure)
             await lane.aclose()
 
     async def _turn(self, lane: Lane) -> None:
-        from redis.exceptions import RedisError
-
         command: list[Any] = ["XREAD", "COUNT", _ENTRIES, "BLOCK", int(_BLOCK_S * 1000), "STREAMS"]
         command += [self._bell, *self.topics]
         command += [self._bell_cursor, *(topic.cursor for topic in self.topics.values())]
         self._reading = True
         shown = self.hub.server.options.shown
         try:
-            (answer,) = await lane.ask([command])
-        except (RedisError, OSError, ValueError) as error:
-            if lane.interrupted:
-                lane.interrupted = False
-                return
-            raise store_error(error, shown) from error
+            (answer,) = await lane.ask([tuple(command)])
+        except StoreError:
+            if not self._interrupted:
+                raise
+            self._interrupted = False
+            return
         finally:
             self._reading = False
-        if isinstance(answer, Exception):
+        if isinstance(answer, Refused):
             raise store_error(answer, shown) from answer
         for key, entries in answer or ():
             topic = self.topics.get(key)

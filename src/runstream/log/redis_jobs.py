@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 
-from runstream.log.redis_link import Command, Lane, Server, script_command, store_error
+from runstream.log.redis_link import Command, Lane, Refused, script_command, store_error
 from runstream.log.redis_scripts import JOB, TAKE
+from runstream.log.redis_server import Server
 
 __all__ = ["Job", "Jobs"]
 
@@ -72,8 +73,6 @@ class Jobs:
 
     async def wait(self, queues: Sequence[str], agents: Sequence[str], limit_s: float) -> None:
         """Returns once there may be a job, at the latest after so long. Raises StoreUnavailable."""
-        from redis.exceptions import RedisError
-
         if not queues or not agents:
             await self._server.clock.sleep(limit_s)
             return
@@ -89,15 +88,13 @@ class Jobs:
         try:
             # 0 would be for ever.
             (answer,) = await lane.ask([("BLPOP", *keys, f"{max(limit_s, 0.001):.3f}")])
-            whole = not isinstance(answer, Exception)
-        except (RedisError, OSError, ValueError) as error:
-            raise store_error(error, self._options.shown) from error
+            whole = not isinstance(answer, Refused)
         finally:
             if whole and not self._server.clustered and self._server.is_open:
                 self._idle.append(lane)
             else:
                 await asyncio.shield(lane.aclose())
-        if isinstance(answer, Exception):
+        if isinstance(answer, Refused):
             raise store_error(answer, self._options.shown) from answer
 
     async def aclose(self) -> None:

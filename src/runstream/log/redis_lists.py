@@ -12,8 +12,8 @@ from typing import Any, cast
 from runstream.log.base import RunRecord, StoredStatus
 from runstream.log.redis_hub import Hub
 from runstream.log.redis_jobs import Jobs
-from runstream.log.redis_link import Server
 from runstream.log.redis_scripts import DELETE, RECORD
+from runstream.log.redis_server import Server
 
 __all__ = ["Lists", "micros", "optional", "parse_epochs", "record_of"]
 

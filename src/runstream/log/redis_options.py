@@ -97,7 +97,8 @@ class RedisOptions:
 
 def _keywords(url: str) -> dict[str, Any]:
     try:
-        from redis.asyncio.connection import parse_url
+        import hiredis  # noqa: F401
+        from redis.asyncio.connection import Connection, parse_url
     except ImportError as error:
         raise MissingExtra("a store on Redis", "redis") from error
     try:
@@ -105,4 +106,9 @@ def _keywords(url: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"the store's URL is malformed: {error}") from None
     found.pop("decode_responses", None)
+    kind = found.get("connection_class", Connection)
+    try:
+        kind(**{key: value for key, value in found.items() if key != "connection_class"})
+    except TypeError as error:
+        raise UserError(f"the store's URL has an option that nobody knows: {error}") from None
     return found

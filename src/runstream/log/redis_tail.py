@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runstream.errors import RunNotFound, StoreUnavailable
+from runstream.errors import RunNotFound, StoreError, StoreUnavailable
 from runstream.log.base import Page, Segment
 from runstream.log.cursor import Cursor, epoch_of, resolve
 from runstream.log.redis_hub import Hub, Topic, entry_order
@@ -22,6 +22,8 @@ __all__ = ["Patience", "RedisTail", "StoredPage", "decode_entry"]
 _MAX_SEGMENTS = 512
 _MAX_BYTES = 4_000_000
 _PAGE_BYTES = 1_000_000
+_ANOTHER_S = 10.0
+"""A failure so long after the last one begins another outage."""
 
 
 def decode_entry(entry: Any) -> tuple[Segment, bool]:
@@ -48,23 +50,28 @@ class Patience:
     def __init__(self, hub: Hub) -> None:
         self._clock = hub.clock
         self._limit_s = hub.server.options.outage_s
+        self._timeout_s = hub.server.options.timeout_s
         self._since: float | None = None
+        self._last = 0.0
         self._pause_s = 0.02
 
     def success(self) -> None:
         self._since = None
         self._pause_s = 0.02
 
-    async def failure(self, error: StoreUnavailable) -> None:
-        """Waits a little; raises the error again once it has gone on for too long."""
+    async def failure(self, error: StoreError) -> None:
+        """Waits a little; raises the error again if it does not pass by itself, or once it has gone on for too long."""
+        if not isinstance(error, StoreUnavailable):
+            raise error
         now = self._clock.now()
-        if self._since is None:
+        if self._since is None or now - self._last > _ANOTHER_S + self._timeout_s:
             self._since = now
         elif now - self._since >= self._limit_s:
             self.success()
             raise error
         await self._clock.sleep(self._pause_s)
         self._pause_s = min(self._pause_s * 2, 0.5)
+        self._last = self._clock.now()
 
 
 class RedisTail:
@@ -80,6 +87,7 @@ class RedisTail:
         self._epoch: int | None = None
         """Of the last event that was given out; None before the first."""
         self._born: bytes | None = None
+        self._failure: StoreError | None = None
         self._ended = False
         self._topic: Topic | None = None
         self._queue: deque[tuple[Segment, bool]] = deque()
@@ -95,12 +103,17 @@ class RedisTail:
                     return page
                 await self._woken()
                 continue
+            failure = self._failure
+            if failure is not None:
+                await self._patience.failure(failure)
+                self._failure = None
             stored = await self._stored()
             # With the epoch, so that a log that went back in a failover is noticed.
             place = self._after if self._epoch is None else str(Cursor(self._epoch, self._after))
             resolve(place, stored.epochs, stored.first_seq, stored.page.last_seq)
             page = stored.page
             if page.segments:
+                self._patience.success()
                 last = page.segments[-1]
                 self._after, self._epoch = last.last_seq, last.epoch
                 if last.last_seq == page.last_seq:
@@ -131,7 +144,9 @@ class RedisTail:
             self.reread()
         self._wake.set()
 
-    def reread(self) -> None:
+    def reread(self, error: StoreError | None = None) -> None:
+        if error is not None:
+            self._failure = error
         topic, self._topic = self._topic, None
         if topic is not None:
             self._hub.leave(topic, self)
@@ -146,7 +161,6 @@ class RedisTail:
             except StoreUnavailable as error:
                 await self._patience.failure(error)
             else:
-                self._patience.success()
                 if self._born is None:
                     self._born = stored.born
                 elif self._born != stored.born:
@@ -184,5 +198,6 @@ class RedisTail:
         self._queue_bytes = 0
         if not segments:
             return None
+        self._patience.success()
         self._after, self._epoch, self._ended = after, epoch, ended
         return Page(segments, after, ended)

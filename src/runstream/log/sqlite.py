@@ -31,8 +31,9 @@ from runstream.log.base import (
     StoredStatus,
 )
 from runstream.log.sqlite_file import StoreFile, Synchronous
-from runstream.log.sqlite_ledger import Ledger, Times
+from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_reader import Reader
+from runstream.log.sqlite_runs import Times
 from runstream.log.sqlite_tail import SQLiteTail
 from runstream.log.sqlite_writer import Flush, Writer
 
@@ -94,12 +95,12 @@ class SQLiteStore:
         async with self._opening:
             loop = asyncio.get_running_loop()
             if self._writer is not None and self._reader is not None and self._loop is not None:
-                if self._process == os.getpid() and not self._loop.is_closed():
+                if not self._loop.is_closed():
                     self._check()
                     if not (self._writer.ended or self._reader.ended):
                         return
                     await self._close()
-                # Else its threads are gone, or about to go, with their loop or their process.
+                # Else its threads are gone, or about to go, with their loop.
                 self._writer = self._reader = self._heart = None
             self._loop, self._process = loop, os.getpid()
             reader = Reader(self._file, loop, url=self.url, times=self._times)
@@ -116,6 +117,7 @@ class SQLiteStore:
                 await writer.start()  # creates the file
                 await reader.start()
             except BaseException:
+                await reader.aclose()
                 await writer.aclose()
                 raise
             self._writer, self._reader = writer, reader
@@ -135,11 +137,17 @@ class SQLiteStore:
         with self._heart_lock:
             heart, self._heart = self._heart, None
             if heart is not None:
-                heart.close()
+                self._file.close(heart)
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            raise StoreError(
+                f"the store {self.url} was opened before this process was forked, which SQLite does not allow: "
+                "open it after the fork, or start processes by spawn"
+            )
 
     def _check(self) -> None:
-        if self._process != os.getpid():
-            raise StoreError(f"the store {self.url} was opened before this process was forked: open it in this one")
+        self._check_process()
         if asyncio.get_running_loop() is not self._loop:
             raise UserError(f"the store {self.url} is used in another event loop than the one that opened it")
 
@@ -196,8 +204,7 @@ class SQLiteStore:
         with self._heart_lock:
             if self._writer is None:
                 raise StoreError(f"the store {self.url} is not open")
-            if self._process != os.getpid():
-                raise StoreError(f"the store {self.url} was opened before this process was forked")
+            self._check_process()
             if self._heart is None:
                 self._heart = self._file.connect()
                 self._heart.execute("PRAGMA wal_autocheckpoint = 0")  # the writer's business
@@ -222,7 +229,7 @@ class SQLiteStore:
         return await self._write(Flush(appends))
 
     async def read(self, run_id: str, after: int, *, max_bytes: int = 1_000_000) -> Page:
-        return await self._reading().call(lambda reading: reading.page(run_id, after, max_bytes)[1])
+        return await self._reading().call(lambda reading: reading.page(reading.find(run_id), after, max_bytes))
 
     def tail(self, run_id: str, after: int) -> SQLiteTail:
         return SQLiteTail(self._reading, run_id, after)

@@ -6,6 +6,7 @@ Whatever the processes that open it at the same time, the file is created once; 
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -82,6 +83,11 @@ PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_VERSION};
 """
 
+# How many connections this process has to a path: (process id, count). What SQLite knows of locks is in memory that a
+# forked child inherits, and that is wrong there.
+_connections: dict[str, tuple[int, int]] = {}
+_connections_lock = threading.Lock()
+
 _DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT"}
 
 
@@ -103,6 +109,14 @@ class StoreFile:
         directory = os.path.dirname(self.path)
         if not os.path.isdir(directory):
             raise StoreError(f"cannot open the store {self.path}: there is no directory {directory}; create it first")
+        with _connections_lock:
+            process, count = _connections.get(self.path, (os.getpid(), 0))
+            if process != os.getpid():
+                raise StoreError(
+                    f"the store {self.path} was open when this process was forked, which SQLite does not allow: "
+                    "open it after the fork only, or start processes by spawn"
+                )
+            _connections[self.path] = (process, count + 1)
         connection = None
         try:
             connection = sqlite3.connect(
@@ -110,12 +124,20 @@ class StoreFile:
             )
             self._prepare(connection)
         except BaseException as error:
-            if connection is not None:
-                connection.close()
+            self.close(connection)
             if isinstance(error, sqlite3.Error):
                 raise self.explain(error) from error
             raise
         return connection
+
+    def close(self, connection: sqlite3.Connection | None) -> None:
+        """Close what `connect` gave."""
+        if connection is not None:
+            connection.close()
+        with _connections_lock:
+            process, count = _connections.pop(self.path)
+            if count > 1:
+                _connections[self.path] = (process, count - 1)
 
     def identity(self) -> tuple[int, int] | None:
         """What tells this file from another one of its name; None where there is none."""
@@ -171,8 +193,11 @@ class StoreFile:
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
         """Whether there is nothing in the file yet. Raises StoreError where it is not a file of ours."""
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        # One look: another process may be creating it right now.
+        application, version, tables = connection.execute(
+            "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
+            "FROM pragma_application_id, pragma_user_version"
+        ).fetchone()
         if application == _APPLICATION_ID:
             if version != _VERSION:
                 raise StoreError(
@@ -180,7 +205,7 @@ class StoreFile:
                     "upgrade runstream, or name another file"
                 )
             return False
-        if application or version or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if application or version or tables:
             raise StoreError(f"{self.path} is a SQLite database, but not of runstream: name another file")
         return True
 

@@ -64,11 +64,15 @@ class Lane(Generic[Target]):
             raise
 
     async def aclose(self) -> None:
-        """Carries out what was called before, then ends the thread."""
+        """Carries out what was called before, then ends the thread. Idempotent."""
+        if self._thread.ident is None:
+            return  # it was never started
         self._closing = True
         self._queue.put(None)
         await asyncio.shield(self._ended)
         self._thread.join()
+        if not self._opened.cancelled():
+            self._opened.exception()  # whoever started it may be gone
 
     def call(self, work: Callable[[Target], T]) -> asyncio.Future[T]:
         """Have it done in the thread. Raises StoreError where there is none any more."""
@@ -123,8 +127,10 @@ class Lane(Generic[Target]):
                     break
                 self._look_around(idle)
         finally:
-            self._close()
-            self._tell(self._finish)
+            try:
+                self._close()
+            finally:
+                self._tell(self._finish)
 
     def _finish(self) -> None:
         """In the loop: nobody waits for a thread that is gone."""

@@ -19,7 +19,7 @@ from runstream.log.sqlite_file import StoreFile
 from runstream.log.sqlite_index import JournalIndex
 from runstream.log.sqlite_journal import decode_stretch, row_key
 from runstream.log.sqlite_lane import Call, Lane, Outcome
-from runstream.log.sqlite_ledger import RunRow, Times, candidate, record_of, select_runs
+from runstream.log.sqlite_runs import RunRow, Times, candidate, record_of, select_runs
 
 if TYPE_CHECKING:
     import sqlite3
@@ -47,6 +47,7 @@ class Feed(NamedTuple):
     ended: bool
     live: bool
     """Whether more will be fed; else the follower has to fetch a page."""
+    run: int | None = None
     error: AgentsException | None = None
 
 
@@ -55,6 +56,8 @@ class Follower(NamedTuple):
 
     key: object
     run_id: str
+    run: int | None
+    """The number of the run that was followed so far, if any: there may be another one of the same id."""
     receive: Callable[[Feed], None]
 
 
@@ -91,8 +94,7 @@ class Reading:
         job = self._execute("SELECT body FROM jobs WHERE run = ?", (row.number,)).fetchone()
         return record_of(row, *self.index.known(row.number), job[0] if job else None)
 
-    def page(self, run_id: str, after: int, max_bytes: int) -> tuple[RunRow, Page]:
-        row = self.find(run_id)
+    def page(self, row: RunRow, after: int, max_bytes: int) -> Page:
         if after + 1 < row.first_seq:
             raise CursorExpired(after, row.first_seq)
         last_seq = max(row.last_seq, self.index.known(row.number)[0])
@@ -107,7 +109,7 @@ class Reading:
                     if segment.last_seq <= after:
                         continue
                     if segments and size >= max_bytes:
-                        return row, Page(segments, last_seq, row.ended_at is not None)
+                        return Page(segments, last_seq, row.ended_at is not None)
                     segments.append(segment)
                     size += len(segment.body)
             for segment in self.index.segments(row.number):
@@ -117,7 +119,7 @@ class Reading:
                     break
                 segments.append(segment)
                 size += len(segment.body)
-        return row, Page(segments, last_seq, row.ended_at is not None)
+        return Page(segments, last_seq, row.ended_at is not None)
 
     def commands(self, run_id: str, after: int) -> list[Command]:
         row = self.find(run_id)
@@ -197,7 +199,7 @@ class Reader(Lane[Reading]):
         def tell_of_failure(call: asyncio.Future[None]) -> None:
             error = call.exception()
             if error is not None:
-                follower.receive(Feed([], 0, False, False, _ours(error)))
+                follower.receive(Feed([], 0, False, False, None, _ours(error)))
 
         self.call(lambda reading: self._follow(reading, follower, after)).add_done_callback(tell_of_failure)
 
@@ -227,7 +229,7 @@ class Reader(Lane[Reading]):
 
     def _close(self) -> None:
         self._fail(StoreError(f"the store {self._url} was closed"))
-        self._connection.close()
+        self._file.close(self._connection)
 
     def _patience_s(self) -> float:
         if self._followers:
@@ -297,12 +299,11 @@ class Reader(Lane[Reading]):
                 self._connection.execute("COMMIT")
             if self._unchanged % _CHECK_EVERY == 0:
                 self._check_jobs = True
+                self._forget_waiters()
                 if self._file.identity() != self._identity:
                     self._begin()  # raises
             if self._check_jobs:
                 self._tell_of_jobs()
-            if idle:
-                self._forget_waiters()
         except Exception as error:
             self._fail(self._explain(error))
 
@@ -314,13 +315,16 @@ class Reader(Lane[Reading]):
     # Followers.
 
     def _follow(self, reading: Reading, follower: Follower, after: int) -> None:
-        row, page = reading.page(follower.run_id, after, _TAIL_BYTES)
+        row = reading.find(follower.run_id)
+        if follower.run is not None and follower.run != row.number:
+            raise RunNotFound(follower.run_id, self._url)
+        page = reading.page(row, after, _TAIL_BYTES)
         reached = page.segments[-1].last_seq if page.segments else after
         live = not page.ended and reached >= page.last_seq
         if live:
             self._unchanged = 0
             self._followers.setdefault(row.number, []).append(follower)
-        self._tell(follower.receive, Feed(list(page.segments), page.last_seq, page.ended, live))
+        self._tell(follower.receive, Feed(list(page.segments), page.last_seq, page.ended, live, row.number))
 
     def _drop(self, key: object) -> None:
         for run, followers in list(self._followers.items()):
@@ -359,13 +363,13 @@ class Reader(Lane[Reading]):
             if self._connection.execute("SELECT 1 FROM runs WHERE number = ?", (run,)).fetchone() is None:
                 for follower in self._followers.pop(run):
                     error = RunNotFound(follower.run_id, self._url)
-                    self._tell(follower.receive, Feed([], 0, False, False, error))
+                    self._tell(follower.receive, Feed([], 0, False, False, None, error))
 
     def _fail(self, error: Exception) -> None:
         """Whoever waits for something to come learns that nothing can."""
         followers = [follower for group in self._followers.values() for follower in group]
         self._followers.clear()
-        self._tell(_deliver, [(follower, Feed([], 0, False, False, _ours(error))) for follower in followers])
+        self._tell(_deliver, [(follower, Feed([], 0, False, False, None, _ours(error))) for follower in followers])
         waiters = [waiter.future for waiter in [*self._waiters, *self._job_waiters]]
         self._waiters, self._job_waiters = [], []
         self._settle([Outcome(future, None, _ours(error)) for future in waiters])
@@ -397,6 +401,7 @@ class Reader(Lane[Reading]):
             self._wait_job(self._reading, waiter)
 
     def _forget_waiters(self) -> None:
+        """Those who have given up."""
         self._waiters = [waiter for waiter in self._waiters if not waiter.future.done()]
         self._job_waiters = [waiter for waiter in self._job_waiters if not waiter.future.done()]
 

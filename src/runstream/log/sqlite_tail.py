@@ -10,6 +10,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
+from runstream.errors import StoreError, UserError
 from runstream.log.base import Page, Segment
 from runstream.log.sqlite_reader import Feed, Follower
 
@@ -34,15 +35,19 @@ class SQLiteTail:
         self._received = after
         self._last_seq = 0
         self._ended = False
+        self._is_closed = False
         self._queue: list[Segment] = []
         self._queue_bytes = 0
         self._error: AgentsException | None = None
         # Names the present feed; None while there is none. What a former one still delivers is not listened to.
         self._feed: object | None = None
+        self._run: int | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
     async def next(self) -> Page:
         while True:
+            if self._is_closed:
+                raise StoreError(f"the place in the log of {self._run_id} was given back")
             if self._queue:
                 segments, self._queue, self._queue_bytes = self._queue, [], 0
                 return Page(segments, max(self._last_seq, segments[-1].last_seq), self._ended)
@@ -53,7 +58,7 @@ class SQLiteTail:
                 return Page((), self._last_seq, True)
             if self._feed is None:
                 self._feed = object()
-                follower = Follower(self._feed, self._run_id, partial(self._receive, self._feed))
+                follower = Follower(self._feed, self._run_id, self._run, partial(self._receive, self._feed))
                 try:
                     self._reader().follow(follower, self._received)
                 except BaseException:
@@ -64,13 +69,23 @@ class SQLiteTail:
             await waiter
 
     async def aclose(self) -> None:
-        """What waits in `next` is told that the log gives no more."""
-        self._stop()
+        self._is_closed = True
+        self._wake()
+        try:
+            self._stop()
+        except (StoreError, UserError):
+            pass  # the store is closed, or its loop is: nobody feeds this any more
 
     def _stop(self) -> None:
         feed, self._feed = self._feed, None
         if feed is not None:
             self._reader().unfollow(feed)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _receive(self, key: object, feed: Feed) -> None:
         if key is not self._feed:
@@ -83,11 +98,9 @@ class SQLiteTail:
         self._last_seq = max(self._last_seq, feed.last_seq)
         self._ended = self._ended or feed.ended
         self._error = feed.error
+        self._run = feed.run if self._run is None else self._run
         if not feed.live:
             self._feed = None
         elif self._queue_bytes > _QUEUE_BYTES or len(self._queue) > _QUEUE_SEGMENTS:
             self._stop()
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._wake()

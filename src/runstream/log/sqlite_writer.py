@@ -11,7 +11,8 @@ from runstream.errors import AgentsException, StoreError
 from runstream.log.base import Append, Refusal
 from runstream.log.sqlite_file import StoreFile
 from runstream.log.sqlite_lane import Call, Lane, Outcome
-from runstream.log.sqlite_ledger import Ledger, Times
+from runstream.log.sqlite_ledger import Ledger
+from runstream.log.sqlite_runs import Times
 
 __all__ = ["Flush", "Writer"]
 
@@ -72,7 +73,7 @@ class Writer(Lane[Ledger]):
     def _close(self) -> None:
         while self._ledger.journal_bytes and self._keep_house(lambda ledger: ledger.compact()):
             pass
-        self._connection.close()
+        self._file.close(self._connection)
 
     def _patience_s(self) -> float:
         return 0.001 if self._ledger.garbage else super()._patience_s()

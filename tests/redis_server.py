@@ -6,6 +6,7 @@ says so loudly, and fails if the environment variable CI is set.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -154,6 +155,66 @@ class RedisServer:
             request = b"".join([b"*%d\r\n" % len(parts), *(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)])
             connection.sendall(request)
             return connection.recv(1_000_000).decode(errors="replace")
+
+
+class Proxy:
+    """Stands between a store and its server: can lose replies, hang up, and lead to another server from now on."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.loses_replies = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.hang_up()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._server.wait_closed()
+
+    def lead_to(self, port: int) -> None:
+        """Who is connected is cut off, and led there when it comes back."""
+        self.target = port
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        ends = [writer]
+        try:
+            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            ends.append(other_writer)
+            self._writers.add(other_writer)
+            await asyncio.gather(self._carry(reader, other_writer), self._carry(other_reader, writer, is_reply=True))
+        except OSError:
+            pass  # either end hung up, or nobody is there
+        finally:
+            for end in ends:
+                end.transport.abort()
+                self._writers.discard(end)
+            self._tasks.discard(task)
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool = False
+    ) -> None:
+        while data := await reader.read(65_536):
+            if is_reply and self.loses_replies:
+                break
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError
 
 
 def free_port() -> int:

@@ -7,6 +7,7 @@ by name, and what the `redis` package takes there (`db`, `ssl_ca_certs`, …).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -96,11 +97,10 @@ class RedisOptions:
 
 
 def _keywords(url: str) -> dict[str, Any]:
-    try:
-        import hiredis  # noqa: F401
-        from redis.asyncio.connection import Connection, parse_url
-    except ImportError as error:
-        raise MissingExtra("a store on Redis", "redis") from error
+    if find_spec("redis") is None or find_spec("hiredis") is None:
+        raise MissingExtra("a store on Redis", "redis")
+    from redis.asyncio.connection import Connection, parse_url
+
     try:
         found: dict[str, Any] = {**parse_url(url)}
     except ValueError as error:

@@ -25,8 +25,11 @@ __all__ = ["RunWriter", "StoreWriter"]
 
 _logger = logging.getLogger("runstream")
 
-# Deltas wait for company for so long. A store may take as long again for the flush, and 15 ms are promised.
-_MAX_AGE_S = 0.012
+# Deltas wait for company for so long: 15 ms are promised, and the flush itself takes its time.
+_MAX_AGE_S = 0.013
+# What may not wait goes at once, but not so soon after the last flush: when many runs begin and end together, one flush
+# for all of them costs a fraction of one each.
+_MIN_SPACING_S = 0.003
 # One run's part of a flush: more would keep the others waiting.
 _MAX_EVENTS = 1_000
 # So many events that are not yet in the store make the run wait.
@@ -291,6 +294,7 @@ class StoreWriter:
         self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
+        self._flushed_at = 0.0
 
     def mark(self, run: RunWriter, *, urgent: bool) -> None:
         """The run has something to write."""
@@ -300,9 +304,18 @@ class StoreWriter:
             if not self._urgent:
                 self._urgent = True
                 if self._flushing is None:
-                    self._start()
+                    self._start_soon()
         elif self._timer is None and self._flushing is None:
             self._timer = self._loop.call_later(self._max_age_s, self._start)
+
+    def _start_soon(self) -> None:
+        wait_s = self._flushed_at + _MIN_SPACING_S - self._loop.time()
+        if wait_s <= 0:
+            self._start()
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(wait_s, self._start)
 
     def _start(self) -> None:
         if self._timer is not None:
@@ -313,25 +326,26 @@ class StoreWriter:
 
     async def _flush(self) -> None:
         try:
-            while self._waiting:
-                waiting, self._waiting = self._waiting, []
-                self._urgent = False
-                runs: list[RunWriter] = []
-                appends: list[Append] = []
-                for run in waiting:
-                    run.take_mark()
-                    append = run.next_append()
-                    if append is not None:
-                        runs.append(run)
-                        appends.append(append)
-                if appends:
-                    await self._write(runs, appends)
-                if not self._urgent:
-                    break
+            waiting, self._waiting = self._waiting, []
+            self._urgent = False
+            self._flushed_at = self._loop.time()
+            runs: list[RunWriter] = []
+            appends: list[Append] = []
+            for run in waiting:
+                run.take_mark()
+                append = run.next_append()
+                if append is not None:
+                    runs.append(run)
+                    appends.append(append)
+            if appends:
+                await self._write(runs, appends)
         finally:
             self._flushing = None
             if self._waiting and not self._loop.is_closed():
-                self._timer = self._loop.call_later(self._max_age_s, self._start)
+                if self._urgent:
+                    self._start_soon()
+                else:
+                    self._timer = self._loop.call_later(self._max_age_s, self._start)
 
     async def _write(self, runs: Sequence[RunWriter], appends: Sequence[Append]) -> None:
         pause_s = _FIRST_PAUSE_S

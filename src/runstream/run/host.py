@@ -20,6 +20,7 @@ __all__ = ["Hosted", "StoreHost", "host_of", "opened", "worker_name"]
 
 _logger = logging.getLogger("runstream")
 
+_GATHERING_S = 0.02
 _PAUSE_S = 1.0
 """After a failure of the store, before it is asked for commands again."""
 
@@ -139,6 +140,10 @@ class StoreHost:
         woken = self._loop.create_task(self._wake.wait())
         try:
             await asyncio.wait((waiting, woken), return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            # Runs come in crowds: one new question is enough for those of a moment.
+            await self.clock.sleep(_GATHERING_S)
             if waiting.done():
                 return waiting.result()
             # There is another run, or the heartbeat has seen a command.

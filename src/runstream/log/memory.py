@@ -118,15 +118,23 @@ class _Texts:
         return len(self._offsets)
 
     def read(self, after: int) -> list[Event]:
+        skip = max(after + 1 - self.first_seq, 0)
+        return self._events(skip, range(skip, len(self._offsets)))
+
+    def read_joined(self, after: int) -> list[Event]:
+        return self._events(max(after + 1 - self.first_seq, 0), (len(self._offsets) - 1,))
+
+    def _events(self, skip: int, ends: Sequence[int]) -> list[Event]:
+        """Events that end with each of these deltas: their text is what came after the one before; the first `skip`
+        deltas are left out."""
         from runstream.events.model_event import build_event
 
         run_id, agent, attempt, path = self._head
         common = {name: value for name, value in self._fields.items() if name in self._given}
         number = self._number
         events: list[Event] = []
-        skip = after + 1 - self.first_seq if after >= self.first_seq else 0
         start = self._offsets[skip - 1] if skip else 0
-        for index in range(skip, len(self._offsets)):
+        for index in ends:
             end = self._offsets[index]
             fields = common.copy()
             fields["delta"] = self._text[start:end]
@@ -143,19 +151,24 @@ class _Texts:
 class _Frames:
     """A stretch of other model events, as the JSON that they arrived in: a tenth of what they take as objects."""
 
-    __slots__ = ("_frames", "_head", "_times", "first_seq")
+    __slots__ = ("_frames", "_head", "_request_ids", "_times", "first_seq")
 
     def __init__(self, head: Event) -> None:
         self.first_seq = head.seq
         self._head = (head.run_id, head.agent, head.attempt, head.path)
         self._frames: list[bytes] = []
         self._times = array("d")
+        self._request_ids: dict[int, str] = {}
+        """By index: what a response carries that did not come with its frame but with the HTTP headers."""
 
     def add(self, event: Event) -> bool:
         """Take in the next event; False where it does not continue the stretch."""
         _, agent, attempt, path = self._head
         if event.frame is None or event.agent != agent or event.attempt != attempt or event.path != path:
             return False
+        request_id = getattr(getattr(event.data, "response", None), "_request_id", None)
+        if request_id is not None:
+            self._request_ids[len(self._frames)] = request_id
         self._frames.append(event.frame)
         self._times.append(event.at)
         return True
@@ -170,7 +183,9 @@ class _Frames:
         events: list[Event] = []
         for index in range(max(after + 1 - self.first_seq, 0), len(self._frames)):
             frame = self._frames[index]
-            data = build_event(msgspec.json.decode(frame))
+            data: Any = build_event(msgspec.json.decode(frame))
+            if index in self._request_ids:
+                data.response._request_id = self._request_ids[index]
             at = self._times[index]
             events.append(Event(run_id, self.first_seq + index, at, MODEL, agent, attempt, path, data, None, frame))
         return events
@@ -315,7 +330,18 @@ class MemoryLog:
             raise CursorExpired(after, self.first_seq)
         if not self._blocks:
             return []
-        return self._blocks[bisect_right(self._starts, after + 1) - 1].read(after)
+        return self._block(after).read(after)
+
+    def read_joined(self, after: int) -> Sequence[Event]:
+        """As `read`, but a stretch of deltas may come as one event: with their whole text, and the seq of the last."""
+        if after + 1 >= self.first_seq and self._blocks and not (self._recent and after + 1 >= self._recent[0].seq):
+            block = self._block(after)
+            if isinstance(block, _Texts):
+                return block.read_joined(after)
+        return self.read(after)
+
+    def _block(self, after: int) -> _Texts | _Frames | _Objects:
+        return self._blocks[bisect_right(self._starts, after + 1) - 1]
 
     def wait(self, after: int) -> asyncio.Future[None]:
         # Not a coroutine: a reader that keeps up waits once for every token.

@@ -16,7 +16,7 @@ from runstream.agent.context import RunContextWrapper
 from runstream.agent.hooks import RunHooksBase
 from runstream.agent.items import InputItem, MessageOutputItem, RunItem, ToolApprovalItem, TResponseInputItem
 from runstream.agent.model import ModelBatch
-from runstream.errors import AgentsException, RunErrorDetails, UserError
+from runstream.errors import AgentsException, ModelStreamBroken, RunErrorDetails, UserError
 from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
@@ -50,7 +50,7 @@ from runstream.run.resume import Resumed, restore_approvals
 from runstream.run.scope import Scope
 from runstream.sessions.base import Session
 
-__all__ = ["ActiveRun", "CancelMode", "Durable"]
+__all__ = ["ActiveRun", "CancelMode", "Durable", "broken_event"]
 
 CancelMode = Literal["immediate", "after_turn"]
 
@@ -508,25 +508,40 @@ class ActiveRun:
     def emit_batch(self, batch: ModelBatch, deltas: frozenset[type[Any]]) -> Any | None:
         """The events of one read from the model. `deltas` are the classes that the fold need not see.
 
-        Returns the event that says that the response failed, if there is one.
+        Returns the event that says that the response failed, if there is one. Raises ModelStreamBroken for an event
+        of which no sense can be made, once those before it are written.
         """
         if self.closed:
             raise asyncio.CancelledError
         failed: Any = None
+        broken: ModelStreamBroken | None = None
         urgent = False
-        first = self.log.last_seq + 1
-        events = batch.events
-        self.log.extend_model(self.clock.now(), self.agent.name, self.attempt, (), events, batch.frames)
+        fold = self.fold
+        first, answered = self.log.last_seq + 1, len(fold.responses)
+        events, frames = batch.events, batch.frames
         for index, event in enumerate(events):
-            if event.__class__ not in deltas:
-                self.fold.apply_model(event, first + index)
-                urgent = True
-                if failed is None and event.type in _FAILURES:
-                    failed = event
-            elif self.fold.response_seq is None:
-                self.fold.response_seq = first + index
+            if event.__class__ in deltas:
+                if fold.response_seq is None:
+                    fold.response_seq = first + index
+                continue
+            urgent = True
+            try:
+                fold.apply_model(event, first + index)
+            except (AttributeError, TypeError, ValueError) as error:
+                broken = broken_event(event, error, frames[index])
+                events, frames = events[:index], frames[:index]
+                break
+            if event.type in _FAILURES:
+                failed = event
+            if failed is not None or len(fold.responses) > answered:
+                # What a server sends after the end of its response is dropped, however the network cuts it.
+                events, frames = events[: index + 1], frames[: index + 1]
+                break
+        self.log.extend_model(self.clock.now(), self.agent.name, self.attempt, (), events, frames)
         if self.durable is not None:
             self.durable.changed(urgent=urgent)
+        if broken is not None:
+            raise broken
         return failed
 
     def emit_response(self, event: Any, response: Any) -> None:
@@ -599,3 +614,12 @@ def _cancel(task: asyncio.Task[Any]) -> None:
         task.cancel()
     elif not loop.is_closed():
         loop.call_soon_threadsafe(task.cancel)
+
+
+def broken_event(event: Any, error: Exception, frame: bytes | None = None) -> ModelStreamBroken:
+    """The error of an event whose fields are not what the Responses format says."""
+    broken = ModelStreamBroken(
+        f"The model sent an event {event.type!r} of which no sense can be made ({error!r:.200})", frame=frame or b""
+    )
+    broken.__cause__ = error
+    return broken

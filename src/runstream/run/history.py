@@ -14,6 +14,7 @@ from runstream.agent.items import (
     ItemHelpers,
     ModelResponse,
     RunItem,
+    ToolApprovalItem,
     ToolCallItem,
     ToolCallOutputItem,
     TResponseInputItem,
@@ -21,8 +22,8 @@ from runstream.agent.items import (
 from runstream.agent.raw_item import read_field
 from runstream.errors import CursorExpired
 from runstream.events.event import MODEL, Event
-from runstream.log.base import Log
 from runstream.log.fold import RunFold
+from runstream.log.memory import MemoryLog
 from runstream.run.decide import REFUSED_CALLS
 
 __all__ = [
@@ -213,6 +214,8 @@ def open_calls(items: Iterable[Any]) -> list[ToolCallItem | HandoffCallItem]:
     """The function calls among the items that no output answers."""
     calls: list[ToolCallItem | HandoffCallItem] = []
     for item in items:
+        if isinstance(item, ToolApprovalItem):
+            continue  # it holds the call itself
         call_id = read_field(getattr(item, "raw_item", None), "call_id")
         if isinstance(item, ToolCallItem | HandoffCallItem):
             if read_field(item.raw_item, "type") == "function_call":
@@ -231,7 +234,7 @@ def cancelled_output(call: ToolCallItem | HandoffCallItem, output: str = CANCELL
     return ToolCallOutputItem(agent=call.agent, raw_item=raw, output=output)
 
 
-def partial_messages(log: Log, since_seq: int) -> list[Any]:
+def partial_messages(log: MemoryLog, since_seq: int) -> list[Any]:
     """The messages of a response that broke off, as official items: what readers saw of it.
 
     Messages that were complete stay so; the text of the one that was under way is marked `incomplete`. Reasoning and
@@ -280,11 +283,11 @@ def _incomplete(message: Any) -> Any:
     return message.model_copy(update=changes)
 
 
-def _model_events(log: Log, since_seq: int) -> Iterable[Event]:
+def _model_events(log: MemoryLog, since_seq: int) -> Iterable[Event]:
     after = since_seq - 1
     while after < log.last_seq:
         try:
-            events = log.read(after)
+            events = log.read_joined(after)
         except CursorExpired as error:
             after = error.first_seq - 1
             continue

@@ -24,7 +24,7 @@ from runstream.errors import (
     UserError,
 )
 from runstream.flow.retry import RetryPolicy, policy_of, retry_call, retry_stream
-from runstream.run.active import ActiveRun
+from runstream.run.active import ActiveRun, broken_event
 from runstream.run.config import CallModelData, ModelInputData
 from runstream.run.decide import Toolbox
 from runstream.run.history import Conversation, latest_of_each
@@ -200,10 +200,14 @@ async def _stream(
             failed = run.emit_batch(batch, DELTA_CLASSES)
             unread += len(batch.events)
             if failed is not None:
-                usage = getattr(getattr(failed, "response", None), "usage", None)
-                if usage is not None:
-                    run.context.usage.add(Usage.from_response(usage))
-                raise _failure_of(failed)
+                try:
+                    usage = getattr(getattr(failed, "response", None), "usage", None)
+                    if usage is not None:
+                        run.context.usage.add(Usage.from_response(usage))
+                    failure = _failure_of(failed)
+                except (AttributeError, TypeError, ValueError) as error:
+                    raise broken_event(failed, error) from error
+                raise failure
             if len(run.fold.responses) > count:
                 await _drain(run, batches)
                 answer = run.fold.responses[count]

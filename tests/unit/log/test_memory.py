@@ -176,6 +176,36 @@ def test_frames_are_there_for_readers_that_keep_up() -> None:
     assert [event.frame is None for event in read_all(log)[:60]] == [number % 50 != 0 for number in range(60)]
 
 
+def test_a_packed_response_keeps_its_request_id() -> None:
+    """The id came with the HTTP headers, not in the frame: early and late readers find it in the same place."""
+    log = MemoryLog("run_1")
+    fields = {"type": "response.completed", "sequence_number": 1, "response": {"id": "resp_1", "output": []}}
+    event: Any = build_event(json.loads(json.dumps(fields)))
+    event.response._request_id = "req_1"
+    log.extend_model(1.0, "Desk", 1, (), [event], [json.dumps(fields).encode()])
+    for number in range(100):
+        log.extend_model(1.0, "Desk", 1, (), [build_event(text_delta("x", number))], [b"{}"])
+    (late, *_) = log.read(0)
+    assert late.data is not event
+    assert late.data.response._request_id == "req_1"
+
+
+@pytest.mark.parametrize("after", [0, 1, 700, 1299, 1300])
+def test_joined_reading_gives_the_same_text_in_fewer_events(after: int) -> None:
+    """Whoever wants the text need not have every delta built: each event has the seq of its last delta."""
+    log = MemoryLog("run_1")
+    for number in range(1300):
+        log.extend_model(1.0, "Desk", 1, (), [build_event(text_delta(f"{number} ", number))], [None])
+    events: list[Any] = []
+    cursor = after
+    while cursor < log.last_seq:
+        events += log.read_joined(cursor)
+        cursor = events[-1].seq
+    assert "".join(event.data.delta for event in events) == "".join(f"{number} " for number in range(after, 1300))
+    assert len(events) < 80
+    assert all(event.data.sequence_number == event.seq - 1 for event in events)
+
+
 def test_readers_without_delay_get_the_same_object() -> None:
     """What is not yet packed is one object for all readers: a second reader costs no second decode."""
     log = MemoryLog("run_1")

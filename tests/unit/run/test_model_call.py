@@ -22,7 +22,8 @@ from runstream.agent.model import ModelBatch, ModelRequest, streams_in_batches
 from runstream.agent.response import ModelResponse
 from runstream.agent.retry import ModelRetryBackoffSettings, ModelRetrySettings, retry_policies
 from runstream.agent.usage import Usage
-from runstream.errors import ModelStreamFailed, ModelStreamTruncated, ModelTimeoutError
+from runstream.errors import ModelStreamBroken, ModelStreamFailed, ModelStreamTruncated, ModelTimeoutError
+from runstream.events.model_event import build_event
 from runstream.run.config import CallModelData, ModelInputData
 from runstream.testing import FakeClock, Fault, Raise, ScriptedModel, Tokens, ToolCall, Turn, assistant_message, say
 
@@ -169,6 +170,46 @@ async def test_whole_reads_are_taken_as_batches() -> None:
         seen = [event.data async for event in result if event.type == "raw_response_event"]
         assert seen == events
         assert result.final_output == "one two three"
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("turn", ["one two", Turn(["one two"], fault=Fault("failed"))])
+async def test_nothing_follows_the_end_of_a_response(turn: Any, together: bool) -> None:
+    """What a server sends after the terminal event is dropped, in the same read as in one of its own."""
+    events = await _events_of(turn)
+    more = [events[0], events[-1]]
+    batches = [[*events, *more]] if together else [events, more]
+    result = Runner.run_streamed(Agent(name="Ann", model=_Events(*batches)), "hi")
+    seen: list[Any] = []
+    try:
+        seen += [event.data async for event in result.events() if event.kind == "model"]
+        await result.wait()
+    except ModelStreamFailed:
+        pass
+    assert seen == events
+
+
+@pytest.mark.parametrize(
+    ("kind", "response", "expected"),
+    [
+        ("completed", {"output": 7}, ModelStreamBroken),
+        ("completed", {"usage": {"input_tokens_details": {"cached_tokens": "many"}}}, ModelStreamBroken),
+        ("completed", {"usage": 5}, None),
+        ("failed", {"error": "broken"}, ModelStreamBroken),
+        ("incomplete", {"incomplete_details": {"reason": 7}}, ModelStreamFailed),
+    ],
+)
+async def test_an_end_of_no_sensible_shape(kind: str, response: Any, expected: Any) -> None:
+    """A terminal event of which no sense can be made is the model's fault, and no TypeError; what came before stays."""
+    events = await _events_of("one two")
+    end = build_event({"type": f"response.{kind}", "sequence_number": 99, "response": {"id": "resp_1", **response}})
+    result = Runner.run_streamed(Agent(name="Ann", model=_Events([*events[:-1], end])), "hi")
+    await asyncio.wait([result.run_loop_task])
+    error = result.run_loop_exception
+    assert error is None if expected is None else type(error) is expected
+    seen = [event.data async for event in result.events() if event.kind == "model"]
+    assert seen[: len(events) - 1] == events[:-1]
+    assert result.new_items
 
 
 @pytest.mark.parametrize("kind", ["failed", "error_event"])

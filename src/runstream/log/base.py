@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
+import msgspec
+
 from runstream.events.event import Event, RunStatus
 
 __all__ = [
@@ -66,9 +68,8 @@ class Log(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of a run's events, as one blob."""
+class Segment(msgspec.Struct, frozen=True):
+    """A stretch of a run's events, as one blob. A struct, as `Append`: one is made for every delta of a slow model."""
 
     first_seq: int
     last_seq: int
@@ -77,8 +78,7 @@ class Segment:
     """The epoch that wrote it: set by the store where it is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """One run's part of a flush."""
 
     run_id: str

@@ -102,7 +102,7 @@ class _Run:
             return "fenced"  # it was handed back
         if segment.first_seq != self.last_seq + 1 or segment.last_seq < segment.first_seq:
             return "gap"
-        self.segments.append(replace(segment, epoch=epoch))
+        self.segments.append(Segment(segment.first_seq, segment.last_seq, segment.body, epoch))
         self.last_seq, self.updated_at = segment.last_seq, now
         if append.status is not None:
             self.status = append.status

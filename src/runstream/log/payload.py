@@ -120,7 +120,10 @@ class CodedStore(StoreWrapper):
         return None if claim is None else Claim(self._decode_run(claim.run), claim.epoch)
 
     def _decode_page(self, page: Page) -> Page:
-        segments = [replace(segment, body=self._decode(segment.body)) for segment in page.segments]
+        segments = [
+            Segment(segment.first_seq, segment.last_seq, self._decode(segment.body), segment.epoch)
+            for segment in page.segments
+        ]
         return replace(page, segments=segments)
 
     def _decode_command(self, command: Command) -> Command:

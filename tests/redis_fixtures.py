@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from redis_server import RedisServer, install_server, wait_until
+from redis_server import RedisServer, free_port, install_server, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +63,26 @@ def redis_session_server(redis_program: str, tmp_path_factory: pytest.TempPathFa
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(redis_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, ...]]:
+    """A cluster of two nodes, each with half of the slots."""
+    folder = tmp_path_factory.mktemp("cluster")
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    buses = [free_port(), free_port()]
+    nodes = tuple(RedisServer(redis_program, folder / str(bus), *options, "--cluster-port", str(bus)) for bus in buses)
+    try:
+        for node, slots in zip(nodes, ((0, 8191), (8192, 16383)), strict=True):
+            node.start()
+            node.command("CLUSTER", "ADDSLOTSRANGE", *slots)
+        nodes[0].command("CLUSTER", "MEET", "127.0.0.1", nodes[1].port, buses[1])
+        for node in nodes:
+            wait_until(lambda node=node: "cluster_state:ok" in node.command("CLUSTER", "INFO"))
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
 
 
 @pytest.fixture

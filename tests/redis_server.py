@@ -124,6 +124,7 @@ class RedisServer:
             except OSError:
                 pass
             time.sleep(0.01)
+        self.kill()
         raise RuntimeError(f"redis-server did not start: {log.read_text() if log.exists() else 'it wrote no log'}")
 
     def kill(self) -> None:

@@ -61,10 +61,12 @@ async def test_a_server_that_is_killed_and_restarted_in_mid_stream(redis_server:
     readers = [asyncio.create_task(read_to_the_end(each, "run")) for each in (store, other, other)]
     for number in range(1, 301):
         status: StoredStatus | None = "completed" if number == 300 else None
-        if number in (100, 200):
-            restart = asyncio.create_task(asyncio.to_thread(redis_server.restart))
+        if number % 100 == 50:
+            redis_server.kill()
+            starting = asyncio.create_task(asyncio.to_thread(redis_server.start))
         assert await insist(store, part("run", epoch, number, number, status)) == [None]
-    await restart
+        if number % 100 == 99:
+            await starting
     for reader in readers:
         assert await reader == [(number, number) for number in range(1, 301)]
     await store.aclose()

@@ -119,6 +119,7 @@ async def call_model(run: ActiveRun, model: Model, request: ModelRequest) -> Mod
     run.attempt = 1
 
     def on_failure(error: Exception) -> None:
+        run.check_open()  # a run that left this call behind does not ask again
         # A failed request counts: the provider may bill for it.
         run.attempt += 1
         run.context.usage.add(Usage.of_failed_request())
@@ -218,6 +219,8 @@ async def _stream(
                 # The transport hands over what it has buffered without waiting: the readers get their turn here.
                 unread = 0
                 await run.clock.sleep(0)
+            if run.durable is not None and run.durable.is_behind:
+                await run.committed()  # the store is slow: the run waits for it, within its limit
     raise ModelStreamTruncated(
         "The model did not produce a final response: its stream ended without response.completed, response.failed "
         "or response.incomplete."

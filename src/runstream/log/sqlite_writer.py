@@ -137,6 +137,7 @@ class Writer(Lane[Ledger]):
     def _look_around(self, idle: bool) -> None:
         ledger = self._ledger
         if ledger.garbage:
+            idle = False  # it was waited for a moment only
             self._keep_house(lambda ledger: ledger.collect())
         if not ledger.journal_bytes:
             self._compacted_at = self._times.monotonic()

@@ -155,8 +155,11 @@ def _stretch(events: Sequence[Event]) -> _Record:
     return _Record(VERSION, head.seq, at, MODEL, head.agent, head.attempt, head.path, data, deltas)
 
 
-def decode_segment(body: bytes, run_id: str) -> list[Event]:
-    """The events of a blob. Raises ValueError where it is none, or has records of a form this version cannot know."""
+def decode_segment(body: bytes, run_id: str, *, deltas: bool = True) -> list[Event]:
+    """The events of a blob; with `deltas=False` without the frequent ones, for those who need the state alone.
+
+    Raises ValueError where it is none, or has records of a form this version cannot know.
+    """
     events: list[Event] = []
     for line in body.split(b"\n"):
         if not line:
@@ -166,6 +169,8 @@ def decode_segment(body: bytes, run_id: str) -> list[Event]:
             if record.v > VERSION:
                 raise _refusal(line, None)
             kind, at = record.kind, record.at
+            if not deltas and (record.deltas is not None or (kind == MODEL and _is_delta(record.data))):
+                continue
             if record.deltas is not None:
                 _read_stretch(record, record.deltas, run_id, events)
                 continue
@@ -178,6 +183,10 @@ def decode_segment(body: bytes, run_id: str) -> list[Event]:
         except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
             raise _refusal(line, error) from error
     return events
+
+
+def _is_delta(data: Any) -> bool:
+    return data["type"].endswith(".delta")
 
 
 def _read_stretch(record: _Record, deltas: list[str], run_id: str, events: list[Event]) -> None:

@@ -82,14 +82,16 @@ def job_of(body: bytes) -> Job:
     return Job(**known)
 
 
-async def _all_events(store: Store, run_id: str, book: AgentBook) -> list[Event]:
+async def _state_of(store: Store, run_id: str, book: AgentBook) -> tuple[list[Event], int]:
+    """The events that make the state, and the seq of the last one of all."""
     events: list[Event] = []
+    after = 0
     while True:
-        after = events[-1].seq if events else 0
         page = await store.read(run_id, after)
         if not page.segments:
-            return events
-        events += events_of(page.segments, run_id, after, book)
+            return events, after
+        events += events_of(page.segments, run_id, after, book, deltas=False)
+        after = page.segments[-1].last_seq
 
 
 async def begin(
@@ -108,7 +110,7 @@ async def begin(
     A run that was claimed more than `max_deliveries` times is ended as failed instead. Raises StoreError.
     """
     record = claim.run
-    events = await _all_events(host.store, record.run_id, book)
+    events, last_seq = await _state_of(host.store, record.run_id, book)
     fold = fold_of_events(events, book)
     job = Job("") if record.job is None else job_of(record.job)
     start = fold.start
@@ -129,7 +131,7 @@ async def begin(
         streamed=True,
     )
     if events:
-        run.go_on(Resumed(fold, taken_over=True, last_seq=events[-1].seq), epoch=claim.epoch)
+        run.go_on(Resumed(fold, taken_over=True, last_seq=last_seq), epoch=claim.epoch)
     else:
         run.claimed_epoch = claim.epoch
     run.durable = DurableRun(run, host, claim.epoch)

@@ -28,11 +28,13 @@ def in_background(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return task
 
 
-def events_of(segments: Sequence[Segment], run_id: str, after: int, book: AgentBook) -> list[Event]:
-    """The events of segments that come after a seq, with their live objects."""
+def events_of(
+    segments: Sequence[Segment], run_id: str, after: int, book: AgentBook, *, deltas: bool = True
+) -> list[Event]:
+    """The events of segments that come after a seq, with their live objects; those of deltas only if wanted."""
     events: list[Event] = []
     for segment in segments:
-        found = decode_segment(segment.body, run_id)
+        found = decode_segment(segment.body, run_id, deltas=deltas)
         if segment.first_seq <= after:
             found = [event for event in found if event.seq > after]
         for event in found:

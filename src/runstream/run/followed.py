@@ -71,26 +71,33 @@ class FollowedRun:
             page = await self.store.read(self.run_id, self._folded_seq)
             if not page.segments:
                 return
-            events = events_of(page.segments, self.run_id, self._folded_seq, self.book)
-            self.take_in(events, page.segments)
+            for event in events_of(page.segments, self.run_id, self._folded_seq, self.book, deltas=False):
+                self._fold(event)
+            self._folded_seq = page.segments[-1].last_seq
+            self._note_epochs(page.segments)
 
     def take_in(self, events: Sequence[Event], segments: Sequence[Segment]) -> None:
         """Fold events that a reader has fetched, unless another has fetched them before."""
+        self._note_epochs(segments)
+        for event in events:
+            if event.seq == self._folded_seq + 1:
+                self._folded_seq = event.seq
+                self._fold(event)
+
+    def _note_epochs(self, segments: Sequence[Segment]) -> None:
         for segment in segments:
             if not self._epochs or segment.epoch > self._epochs[-1][0]:
                 self._epochs.append((segment.epoch, segment.first_seq))
-        for event in events:
-            if event.seq != self._folded_seq + 1:
-                continue
-            self._folded_seq = event.seq
-            before = len(self.fold.responses)
-            apply(self.fold, event, self.book)
-            for response in self.fold.responses[before:]:
-                self.context.usage.add(response.usage)
-            if event.kind == APPROVAL_RESOLVED:
-                restore_approvals(self.fold, self.context)
-            elif event.kind == RUN_END:
-                self._end(event)
+
+    def _fold(self, event: Event) -> None:
+        before = len(self.fold.responses)
+        apply(self.fold, event, self.book)
+        for response in self.fold.responses[before:]:
+            self.context.usage.add(response.usage)
+        if event.kind == APPROVAL_RESOLVED:
+            restore_approvals(self.fold, self.context)
+        elif event.kind == RUN_END:
+            self._end(event)
 
     def _end(self, event: Event) -> None:
         if event.data.error is None:

@@ -112,6 +112,8 @@ async def begin(
     record = claim.run
     events, last_seq = await _state_of(host.store, record.run_id, book)
     fold = fold_of_events(events, book)
+    if events and fold.response_seq is None and events[-1].seq < last_seq:
+        fold.response_seq = events[-1].seq + 1  # deltas of a model that announces nothing before them
     job = Job("") if record.job is None else job_of(record.job)
     start = fold.start
     options = (start.options or {}) if start is not None else {}

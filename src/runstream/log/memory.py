@@ -166,8 +166,10 @@ class _Frames:
         _, agent, attempt, path = self._head
         if event.frame is None or event.agent != agent or event.attempt != attempt or event.path != path:
             return False
-        request_id = getattr(getattr(event.data, "response", None), "_request_id", None)
-        if request_id is not None:
+        # Looked for in the dict: pydantic makes an error of every attribute that is missing.
+        fields: dict[str, Any] = getattr(event.data, "__dict__", {})
+        response: Any = fields.get("response")
+        if response is not None and (request_id := getattr(response, "_request_id", None)) is not None:
             self._request_ids[len(self._frames)] = request_id
         self._frames.append(event.frame)
         self._times.append(event.at)

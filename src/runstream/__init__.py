@@ -177,6 +177,7 @@ if TYPE_CHECKING:
     from runstream.run.result import RunResult as RunResult
     from runstream.run.result import RunResultStreaming as RunResultStreaming
     from runstream.run.runner import Runner as Runner
+    from runstream.run.state import RunState as RunState
     from runstream.run.stream_events import AgentUpdatedStreamEvent as AgentUpdatedStreamEvent
     from runstream.run.stream_events import RawResponsesStreamEvent as RawResponsesStreamEvent
     from runstream.run.stream_events import RunItemStreamEvent as RunItemStreamEvent
@@ -260,6 +261,7 @@ _EXPORTS: dict[str, str] = {
         ),
         "runstream.run.result": "RunResult RunResultStreaming",
         "runstream.run.runner": "Runner",
+        "runstream.run.state": "RunState",
         "runstream.run.stream_events": "AgentUpdatedStreamEvent RawResponsesStreamEvent RunItemStreamEvent StreamEvent",
         "runstream.run.worker": "Worker",
         "runstream.sessions.base": "Session SessionABC SessionSettings",

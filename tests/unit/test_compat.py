@@ -137,7 +137,7 @@ def test_modules_hand_on_what_the_sdk_imports_into_them(installed: None) -> None
 @pytest.mark.parametrize(
     ("statement", "name"),
     [
-        ("from agents import RunState", "agents.RunState"),
+        ("from agents import AgentRunner", "agents.AgentRunner"),
         ("from agents.items import Nothing", "agents.items.Nothing"),
         ("from agents import Agent, mcp", "agents.mcp"),
         ("import agents.voice", "agents.voice"),
@@ -158,11 +158,11 @@ def test_programs_can_ask_what_is_there(installed: None) -> None:
     """`hasattr` and `getattr` with a default work on the stand-ins, and dunders are not made up."""
     import agents
 
-    assert not hasattr(agents, "RunState")
-    assert getattr(agents, "RunState", None) is None
+    assert not hasattr(agents, "AgentRunner")
+    assert getattr(agents, "AgentRunner", None) is None
     assert not hasattr(agents.items, "__file__")
     with pytest.raises(AttributeError, match="is not offered"):
-        _ = agents.RunState
+        _ = agents.AgentRunner
 
 
 def test_pickle_and_inspect_see_the_real_modules(installed: None) -> None:

@@ -25,8 +25,6 @@ MISSING = {
     "Agent.as_tool": "agents as tools are not there yet",
     "RunResult.agent_tool_invocation": "agents as tools are not there yet",
     "RunResultStreaming.agent_tool_invocation": "agents as tools are not there yet",
-    "RunResult.to_state": "RunState is not there yet",
-    "RunResultStreaming.to_state": "RunState is not there yet",
     "RunResultStreaming.ensure_sandbox_cleanup_on_completion": "sandboxes are not there yet",
     "RunResultStreaming.()": "only Runner.run_streamed makes one",
     "OpenAIProvider.agent_registration": "the registration of agents with OpenAI is not there yet",

@@ -63,6 +63,10 @@ class ApprovalStore:
     """By call id; more than one only if two agents or servers used the same id."""
     _permanent: list[Decision] = field(default_factory=list[Decision])
 
+    def copy(self) -> ApprovalStore:
+        """The same decisions; later ones are each store's own."""
+        return ApprovalStore({call_id: list(calls) for call_id, calls in self._calls.items()}, list(self._permanent))
+
     def decide(self, request: ApprovalRequest, *, approved: bool, always: bool, message: str | None = None) -> None:
         """Record a decision. Raises ModelBehaviorError, or UserError for a hosted tool, for a call without identity."""
         call_id = _checked_call_id(request.raw_item, always=always)

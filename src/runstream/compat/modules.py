@@ -54,6 +54,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "agents.run_config": ("runstream.run.config",),
     "agents.run_context": ("runstream.agent.context",),
     "agents.run_error_handlers": ("runstream.run.error_handlers",),
+    "agents.run_state": ("runstream.run.state", "runstream.run.saved_context"),
     "agents.stream_events": ("runstream.run.stream_events",),
     "agents.strict_schema": ("runstream.agent.strict_schema",),
     "agents.testing": ("runstream.testing",),

@@ -43,6 +43,7 @@ class RunFold:
         "response_seq",
         "responses",
         "start",
+        "turn_closed",
     )
 
     def __init__(self) -> None:
@@ -63,6 +64,8 @@ class RunFold:
         self.approvals: list[ApprovalResolved] = []
         self.last_command = 0
         """Number of the latest command that the run has carried out."""
+        self.turn_closed = False
+        """Whether a run ended after the latest response, other than for a person's sake: nothing of its turn is due."""
         self.end: RunEnd | None = None
         self._done_items: list[Any] = []
 
@@ -89,8 +92,10 @@ class RunFold:
             self.last_command = max(self.last_command, event.data.command)
         elif kind == RUN_START:
             self.start = event.data
+            self.end = None  # where the run continues another one, that one's
         elif kind == RUN_END:
             self.end = event.data
+            self.turn_closed = event.data.status != "interrupted"
             self.response_seq = None
 
     def apply_model(self, data: Any, seq: int, response: ModelResponse | None = None) -> None:
@@ -105,6 +110,7 @@ class RunFold:
                 if not response.output and self._done_items:
                     response.output = self._done_items
             self.responses.append(response)
+            self.turn_closed = False
             self.response_index = len(self.items)
             self._done_items = []
             self.response_seq = None

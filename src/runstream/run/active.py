@@ -46,7 +46,7 @@ from runstream.run.feed import StoredFeed
 from runstream.run.history import partial_messages
 from runstream.run.inbox import Inbox
 from runstream.run.readers import Place, RunTask
-from runstream.run.resume import Resumed, restore_approvals
+from runstream.run.resume import Kept, Resumed, restore_approvals
 from runstream.run.scope import Scope
 from runstream.sessions.base import Session
 
@@ -149,6 +149,7 @@ class ActiveRun:
         "inbox",
         "input",
         "interruptions",
+        "kept",
         "log",
         "max_turns",
         "previous_response_id",
@@ -216,6 +217,7 @@ class ActiveRun:
         """Calls that wait for a person, where the run has ended for their sake."""
         self.hands_over = False
         """Whether another worker is to go on with the run after this turn."""
+        self.kept = Kept()
         self.resumed: Resumed | None = None
         """What the run goes on from, where it is not a new one."""
         self.claimed_epoch: int | None = None
@@ -247,9 +249,12 @@ class ActiveRun:
         if fold.agent is not None:
             self.agent = fold.agent
         self.turn = len(fold.responses)
+        self.inbox.last_command = fold.last_command
+        if resumed.context is not None:
+            self.context = resumed.context
+            return
         for response in fold.responses:
             self.context.usage.add(response.usage)
-        self.inbox.last_command = fold.last_command
         restore_approvals(fold, self.context)
 
     def start(self, drive: Coroutine[Any, Any, None]) -> None:

@@ -8,13 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from runstream.agent.items import ItemHelpers, ToolApprovalItem, ToolCallOutputItem
+from runstream.agent.items import ItemHelpers, MCPApprovalResponseItem, ToolApprovalItem, ToolCallOutputItem
+from runstream.agent.raw_item import read_field
+from runstream.agent.tool import HostedMCPTool, MCPToolApprovalRequest, Tool
+from runstream.errors import AgentsException, ModelBehaviorError, UserError
 from runstream.events.event import ApprovalResolved
 from runstream.run.active import ActiveRun
 from runstream.run.config import ToolErrorFormatterArgs
 from runstream.run.decide import FunctionCall
 
-__all__ = ["REJECTED_OUTPUT", "Sorted", "reject", "sort_by_approval", "take_answers"]
+__all__ = [
+    "REJECTED_OUTPUT",
+    "HostedSorted",
+    "Sorted",
+    "ask_hosted",
+    "reject",
+    "sort_by_approval",
+    "sort_hosted",
+    "take_answers",
+]
 
 REJECTED_OUTPUT = "Tool execution was not approved."
 """What the model is told where the person says nothing else; the SDK's words."""
@@ -35,15 +47,22 @@ class Sorted:
 async def sort_by_approval(run: ActiveRun, calls: Sequence[FunctionCall]) -> Sorted:
     """Which calls may run. Requests that are new go into the log.
 
-    Raises ModelBehaviorError for a call without an id that would need approval, or that reuses the id of another one.
+    Raises ModelBehaviorError for a call without an id that would need approval, or that reuses the id of another one;
+    UserError where a tool's `needs_approval` fails.
     """
     result = Sorted()
-    known = {item.call_id: item for item in run.items if isinstance(item, ToolApprovalItem)}
+    known = _requests(run)
     for planned in calls:
-        if not await _needs_approval(run, planned):
+        needs = planned.tool.needs_approval
+        if needs is False:
             result.ready.append(planned)
             continue
         call_id: str = planned.call.call_id
+        if not call_id:
+            raise ModelBehaviorError(
+                f"The model called {planned.tool.name!r}, which needs approval, without a call id: nobody could say "
+                "which call is meant"
+            )
         request = known.get(call_id)
         is_new = request is None
         if request is None:
@@ -53,34 +72,62 @@ async def sort_by_approval(run: ActiveRun, calls: Sequence[FunctionCall]) -> Sor
                 tool_name=planned.tool.name,
                 tool_origin=getattr(planned.tool, "origin", None),
             )
-        approved = run.context.get_approval_status(
-            planned.tool.name, call_id, tool_lookup_key=request.tool_lookup_key, existing_pending=request
-        )
+        approved, message = _decision(run, request)
         if approved is None:
+            # What was decided or asked for is not put to the tool again.
+            if is_new and needs is not True and not await _says_yes(run, planned):
+                result.ready.append(planned)
+                continue
             if is_new:
+                known[call_id] = request
                 run.emit_item(request)
-            result.waiting.append(request)
+            if request not in result.waiting:
+                result.waiting.append(request)
             result.waiting_calls.append(planned)
         elif approved:
             result.ready.append(planned)
         else:
-            message = run.context.get_rejection_message(
-                planned.tool.name, call_id, tool_lookup_key=request.tool_lookup_key, existing_pending=request
-            )
             result.rejected.append((planned, message))
     return result
 
 
-async def _needs_approval(run: ActiveRun, planned: FunctionCall) -> bool:
-    needs = planned.tool.needs_approval
-    if isinstance(needs, bool):
-        return needs
+def _requests(run: ActiveRun) -> dict[str | None, ToolApprovalItem]:
+    """The requests of this turn, by call id."""
+    items = run.items[run.fold.response_index :]
+    return {item.call_id: item for item in items if isinstance(item, ToolApprovalItem)}
+
+
+def _decision(run: ActiveRun, request: ToolApprovalItem) -> tuple[bool | None, str | None]:
+    """What was decided, and what the model is to be told about a rejected call."""
+    name, call_id = request.name or "", request.call_id or ""
+    approved = run.context.get_approval_status(
+        name, call_id, tool_lookup_key=request.tool_lookup_key, existing_pending=request
+    )
+    if approved is not False:
+        return approved, None
+    message = run.context.get_rejection_message(
+        name, call_id, tool_lookup_key=request.tool_lookup_key, existing_pending=request
+    )
+    return False, message
+
+
+async def _says_yes(run: ActiveRun, planned: FunctionCall) -> bool:
+    """Whether the tool's own function wants this call approved. It cannot tell of arguments that are no JSON object:
+    then a person has to."""
+    needs = cast("Any", planned.tool.needs_approval)
     try:
-        arguments: Any = json.loads(planned.call.arguments or "{}")
+        arguments: Any = json.loads(planned.call.arguments)
     except ValueError:
-        return False  # a malformed call: the tool is not run, and the model is told why
-    answer = needs(run.context, cast("dict[str, Any]", arguments), planned.call.call_id)
-    return bool(await answer if inspect.isawaitable(answer) else answer)
+        return True
+    if not isinstance(arguments, dict):
+        return True
+    try:
+        answer = needs(run.context, cast("dict[str, Any]", arguments), planned.call.call_id)
+        return bool(await answer if inspect.isawaitable(answer) else answer)
+    except AgentsException:
+        raise
+    except Exception as error:
+        raise UserError(f"Error running tool {planned.tool.name}: its needs_approval failed: {error}") from error
 
 
 def take_answers(run: ActiveRun, requests: Sequence[ToolApprovalItem]) -> bool:
@@ -129,3 +176,71 @@ async def reject(run: ActiveRun, planned: FunctionCall, message: str | None) -> 
     )
     run.emit_item(item)
     return item
+
+
+@dataclass(slots=True)
+class HostedSorted:
+    """What the provider has asked about the tools of hosted MCP servers, as far as it is not answered."""
+
+    waiting: list[ToolApprovalItem] = field(default_factory=list[ToolApprovalItem])
+    to_ask: list[tuple[Any, HostedMCPTool]] = field(default_factory=list[tuple[Any, HostedMCPTool]])
+    """With the tool whose `on_approval_request` answers."""
+
+
+def sort_hosted(run: ActiveRun, requests: Sequence[Any], tools: Sequence[Tool]) -> HostedSorted:
+    """Answer what people have decided, and find who decides about the others."""
+    result = HostedSorted()
+    if not requests:
+        return result
+    items = run.items[run.fold.response_index :]
+    answered = {
+        read_field(item.raw_item, "approval_request_id") for item in items if isinstance(item, MCPApprovalResponseItem)
+    }
+    servers = {
+        tool.tool_config.get("server_label"): tool
+        for tool in tools
+        if isinstance(tool, HostedMCPTool) and tool.on_approval_request is not None
+    }
+    known = _requests(run)
+    for raw in requests:
+        request_id = read_field(raw, "id")
+        if request_id in answered:
+            continue
+        request = known.get(request_id)
+        is_new = request is None
+        if request is None:
+            request = ToolApprovalItem(agent=run.agent, raw_item=raw, tool_name=read_field(raw, "name"))
+        approved, message = _decision(run, request)
+        tool = servers.get(read_field(raw, "server_label"))
+        if approved is not None:
+            _respond(run, raw, approved, message)
+        elif tool is not None:
+            result.to_ask.append((raw, tool))
+        else:
+            if is_new:
+                run.emit_item(request)
+            result.waiting.append(request)
+    return result
+
+
+async def ask_hosted(run: ActiveRun, to_ask: Sequence[tuple[Any, HostedMCPTool]]) -> None:
+    """Let each tool's `on_approval_request` answer. Raises UserError for an answer that is none."""
+    for raw, tool in to_ask:
+        ask = cast("Any", tool.on_approval_request)
+        given = ask(MCPToolApprovalRequest(ctx_wrapper=run.context, data=raw))
+        answer: Any = await given if inspect.isawaitable(given) else given
+        approved = read_field(answer, "approve") if isinstance(answer, dict) else None
+        if not isinstance(approved, bool):
+            raise UserError(f"on_approval_request must return a dict with 'approve', True or False, not {answer!r}")
+        _respond(run, raw, approved, read_field(answer, "reason"))
+
+
+def _respond(run: ActiveRun, request: Any, approved: bool, reason: str | None) -> None:
+    raw: dict[str, Any] = {
+        "type": "mcp_approval_response",
+        "approval_request_id": read_field(request, "id"),
+        "approve": approved,
+    }
+    if not approved and reason:
+        raw["reason"] = reason
+    run.emit_item(MCPApprovalResponseItem(agent=run.agent, raw_item=cast("Any", raw)))

@@ -121,6 +121,8 @@ class Plan:
     functions: list[FunctionCall] = field(default_factory=list[Any])
     handoffs: list[HandoffCall] = field(default_factory=list[Any])
     unknown: list[UnknownCall] = field(default_factory=list[Any])
+    hosted_requests: list[Any] = field(default_factory=list[Any])
+    """What the provider asks: whether a tool of a hosted MCP server may be called."""
     error: ModelBehaviorError | UserError | None = None
     """Why the response cannot be carried out; its items are kept all the same."""
     used_tools: bool = False
@@ -146,11 +148,8 @@ def plan_of(agent: Agent[Any], toolbox: Toolbox, response: ModelResponse) -> Pla
         if item_class is not None:
             plan.items.append(item_class(agent=agent, raw_item=raw))
             if kind == "mcp_approval_request":
-                plan.error = plan.error or UserError(
-                    f"The hosted MCP server {read_field(raw, 'server_label')!r} asks whether its tool "
-                    f"{read_field(raw, 'name')!r} may run, and this version of runstream cannot answer: set "
-                    "`require_approval` in the tool_config of the HostedMCPTool to 'never'"
-                )
+                plan.used_tools = True
+                plan.hosted_requests.append(raw)
         elif kind == "function_call":
             _plan_function_call(plan, agent, toolbox, raw)
         elif kind in REFUSED_CALLS:
@@ -251,7 +250,7 @@ def decide_end(plan: Plan, schema: AgentOutputSchemaBase | None) -> Final | RunA
 
     Raises ModelRefusalError where the model refused, ModelBehaviorError for an output that is not of the schema.
     """
-    if plan.functions or plan.unknown:
+    if plan.functions or plan.unknown or plan.hosted_requests:
         return RunAgain()
     messages = [item for item in plan.items if isinstance(item, MessageOutputItem)]
     if not messages and plan.used_tools:

@@ -20,13 +20,15 @@ _logger = logging.getLogger("runstream")
 class Inbox:
     """Answers to requests for approval, and new input, in the order that they came in."""
 
-    __slots__ = ("_waiter", "answers", "inputs", "last_command")
+    __slots__ = ("_waiter", "answers", "closed", "inputs", "last_command")
 
     def __init__(self) -> None:
         self.answers: list[ApprovalResolved] = []
         self.inputs: list[InputAdded] = []
         self.last_command = 0
         """Number of the latest command that is here or was."""
+        self.closed = False
+        """Whether new input would come too late."""
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, command: Command) -> None:
@@ -50,6 +52,10 @@ class Inbox:
         """An answer, from within the process."""
         self.answers.append(answer)
         self.wake()
+
+    def close(self) -> None:
+        """The run has its output: what is said from now on is not for this run."""
+        self.closed = True
 
     def take_inputs(self) -> list[InputAdded]:
         """What was said since the last time."""

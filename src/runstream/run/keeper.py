@@ -16,6 +16,7 @@ from runstream.agent.raw_item import to_plain
 from runstream.errors import UserError
 from runstream.run.active import ActiveRun
 from runstream.run.history import input_items_of, open_calls, without_orphans
+from runstream.run.resume import Kept, Resumed
 from runstream.sessions.base import Session
 
 __all__ = ["SessionKeeper"]
@@ -33,6 +34,10 @@ class SessionKeeper:
 
     async def prepare(self) -> list[TResponseInputItem]:
         """The items that the model is to see first: the session's, then the new input."""
+        base = self._run.kept.base = await self._prepare()
+        return base
+
+    async def _prepare(self) -> list[TResponseInputItem]:
         run, session = self._run, self._run.session
         new = ItemHelpers.input_to_new_input_list(run.input)
         if session is None:
@@ -58,15 +63,19 @@ class SessionKeeper:
         self._input = [item for item in combined if id(item) in added or (id(item) not in kept and item not in history)]
         return combined
 
-    async def go_on(self, saved: int | None) -> list[TResponseInputItem]:
-        """`prepare`, for a run that goes on: what it began with. `saved` is how many of its items the session has.
+    async def go_on(self, resumed: Resumed) -> list[TResponseInputItem]:
+        """`prepare`, for a run that goes on: what it began with.
 
-        Where that is not known it is found out: the session ends with what it has of this run.
+        Where it is not known what the session has, it is found out: it ends with what it has of this run.
         """
-        run, session = self._run, self._run.session
+        run, session, saved = self._run, self._run.session, resumed.saved_items
         new = ItemHelpers.input_to_new_input_list(run.input)
-        if session is None:
-            return new
+        if resumed.base is not None or session is None:
+            self._saved = saved or 0
+            self._input = [] if resumed.input_saved else new
+            base = new if resumed.base is None else resumed.base
+            run.kept = Kept(base, self._saved, resumed.input_saved)
+            return base
         stored = [to_plain(item) for item in await session.get_items()]
         expected = [to_plain(item) for item in (*new, *input_items_of(run.items))]
         if saved is None:
@@ -77,12 +86,9 @@ class SessionKeeper:
         self._input = new[count:]
         in_session = max(count - len(new), 0)
         self._saved = _items_before(run.items, in_session)
-        return [*without_orphans(stored[: len(stored) - count]), *new]
-
-    @property
-    def saved(self) -> int:
-        """How many of the run's items the session has."""
-        return self._saved
+        base = [*without_orphans(stored[: len(stored) - count]), *new]
+        run.kept = Kept(base, self._saved, count >= len(new))
+        return base
 
     async def save(self, *, last: bool = False) -> None:
         """Write what is new since the last save: the input first, then the items.
@@ -104,6 +110,7 @@ class SessionKeeper:
             return  # in the middle of a turn: a stored call without its output would spoil the next run
         new = [*self._input, *input_items_of(items[self._saved :])]
         self._input, self._saved = [], len(items)
+        run.kept.saved, run.kept.input_saved = self._saved, True
         if not new:
             return
         self._writing = asyncio.get_running_loop().create_task(_write(session, new))

@@ -12,11 +12,10 @@ from functools import partial
 from typing import Any, TypeAlias, cast
 
 from runstream.agent.context import AgentHookContext
-from runstream.agent.items import ToolApprovalItem, TResponseInputItem
+from runstream.agent.items import HandoffCallItem, ToolCallItem, TResponseInputItem
 from runstream.errors import AgentsException, LeaseLost, MaxTurnsExceeded, RunTimeoutError, StoreError
 from runstream.events.event import RunStatus
 from runstream.run.active import ActiveRun
-from runstream.run.approvals import take_answers
 from runstream.run.collector import promote_imports
 from runstream.run.decide import Final
 from runstream.run.fallback import handled
@@ -175,8 +174,8 @@ async def _take_turns(run: ActiveRun, progress: Progress) -> RunStatus:
         # Asked for before there was a turn: there is to be none.
         run.emit_agent(run.starting_agent)
         return "cancelled"
-    users_of_tools: set[int] = set()
     turn = await _begin(run, progress)
+    users_of_tools = {id(item.agent) for item in run.items if isinstance(item, ToolCallItem | HandoffCallItem)}
     while True:
         agent = run.agent
         if turn is None:
@@ -195,6 +194,7 @@ async def _take_turns(run: ActiveRun, progress: Progress) -> RunStatus:
             return "interrupted"
         users_of_tools.update([id(agent)] if turn.used_tools else [])
         if turn.final is not None and not run.inbox.inputs:
+            run.inbox.close()
             await _finish(run, turn.final)
             return "completed"
         turn = None
@@ -222,7 +222,9 @@ async def _begin(run: ActiveRun, progress: Progress) -> TurnEnd | None:
         await _agent_starts(run, progress.conversation)
         return None
     fold = run.fold
-    progress.base = await progress.keeper.go_on(resumed.saved_items)
+    progress.base = await progress.keeper.go_on(resumed)
+    if resumed.filtered is not None:
+        run.input, run.filtered = resumed.input, resumed.filtered
     progress.taken_in = len(fold.responses)
     is_open = turn_is_open(fold)
     if fold.response_seq is not None:
@@ -231,10 +233,12 @@ async def _begin(run: ActiveRun, progress: Progress) -> TurnEnd | None:
     progress.conversation.restore(fold, is_open=is_open)
     if resumed.record is not None or fold.agent_name is None:
         run.emit_agent(run.agent)
+    if not fold.responses:
+        await progress.keeper.save()
+        await _agent_starts(run, progress.conversation)
     if not is_open:
         _take_inputs(run, progress)
         return None
-    take_answers(run, [item for item in run.items if isinstance(item, ToolApprovalItem)])
     return await finish_open_turn(run, progress)
 
 

@@ -11,12 +11,15 @@ from typing import Any, Literal, TypeVar, cast
 from runstream.agent.agent import Agent
 from runstream.agent.context import RunContextWrapper
 from runstream.agent.items import ItemHelpers, ModelResponse, RunItem, ToolApprovalItem, TResponseInputItem
-from runstream.errors import RunErrorDetails, UserError
+from runstream.errors import RunErrorDetails, RunSealed, UserError
 from runstream.run.active import ActiveRun, CancelMode
 from runstream.run.config import DEFAULT_MAX_TURNS
 from runstream.run.followed import FollowedRun
 from runstream.run.history import input_items_of
+from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.readers import RunTask
+from runstream.run.resume import open_requests, pending_requests, waiting_message
+from runstream.run.state import RunState, Standing
 from runstream.run.stream_events import EventReader, StreamEvent, StreamReader
 
 __all__ = ["RunResult", "RunResultBase", "RunResultStreaming", "ToInputListMode"]
@@ -97,6 +100,7 @@ class RunResult(RunResultBase):
     interruptions: list[ToolApprovalItem] = field(default_factory=list[ToolApprovalItem])
     _omit_reasoning_ids: bool = field(default=False, kw_only=True, repr=False)
     _filtered: tuple[int, tuple[RunItem, ...]] | None = field(default=None, kw_only=True, repr=False)
+    _standing: Standing | None = field(default=None, kw_only=True, repr=False)
 
     @classmethod
     def of(cls, run: ActiveRun) -> RunResult:
@@ -116,11 +120,21 @@ class RunResult(RunResultBase):
             interruptions=list(run.interruptions),
             _omit_reasoning_ids=run.omits_reasoning_ids,
             _filtered=run.filtered,
+            _standing=Standing.of(run),
         )
 
     @property
     def last_agent(self) -> Agent[Any]:
         return self._last_agent
+
+    def to_state(self) -> RunState[Any]:
+        """Where the run stands, to be answered, kept, and given to a runner. Each call gives a copy of its own.
+
+        Raises UserError for a result that no run has made.
+        """
+        if self._standing is None:
+            raise UserError("this result was not made by a run: it has no state to go on from")
+        return RunState.standing_at(self._standing)
 
     def __str__(self) -> str:
         return _describe(self)
@@ -231,6 +245,13 @@ class RunResultStreaming(RunResultBase):
         """What the run has produced, in the form that errors carry."""
         return self._run.error_details()
 
+    def to_state(self) -> RunState[Any]:
+        """Where the run stands now, to be answered, kept, and given to a runner once it has ended.
+
+        Each call gives a copy of its own. Raises UserError for a run that has not begun.
+        """
+        return RunState.standing_at(Standing.of(self._run))
+
     # Readers.
 
     def stream_events(self) -> StreamReader:
@@ -266,6 +287,68 @@ class RunResultStreaming(RunResultBase):
         What readers saw is kept in the history, every open tool call is answered, and the session is saved.
         """
         self._run.cancel(mode)
+
+    @property
+    def pending_approvals(self) -> list[ToolApprovalItem]:
+        """The calls that wait for a person now; those that a run has ended for are in `interruptions`."""
+        return [] if self._run.ended else pending_requests(self._run.fold, self._run.context)
+
+    async def approve(self, call: ToolApprovalItem | str, *, always: bool = False) -> None:
+        """Let a call be made that waits for approval; with `always`, all later calls of the tool by that agent.
+
+        `call` is the request or its call id. The same answer again changes nothing. Raises UserError for a call that
+        does not wait, and RunSealed once the run has ended.
+        """
+        await self._answer(call, approved=True, always=always)
+
+    async def reject(self, call: ToolApprovalItem | str, *, message: str | None = None, always: bool = False) -> None:
+        """Let a call not be made; the model is told the message. Otherwise as `approve`."""
+        await self._answer(call, approved=False, always=always, message=message)
+
+    async def _answer(
+        self, call: ToolApprovalItem | str, *, approved: bool, always: bool, message: str | None = None
+    ) -> None:
+        run = self._run
+        call_id = call if isinstance(call, str) else call.call_id
+        if run.ended:
+            if open_requests(run.fold):
+                raise UserError(
+                    "the run has ended, to be gone on with: answer in its state (result.to_state()), and give that to "
+                    "a runner"
+                )
+            raise RunSealed(run.run_id)
+        waiting = pending_requests(run.fold, run.context)
+        request = next((each for each in waiting if each is call or each.call_id == call_id), None)
+        given = run.fold.approvals if isinstance(run, FollowedRun) else [*run.fold.approvals, *run.inbox.answers]
+        earlier = next((answer for answer in reversed(given) if answer.call_id == call_id), None)
+        if earlier is not None:
+            if earlier.approved == approved:
+                return
+            was = "approved" if earlier.approved else "rejected"
+            raise UserError(waiting_message(f"the call {call_id!r} was {was} already", waiting))
+        if request is None:
+            raise UserError(waiting_message(f"no call {call_id!r} waits for approval", waiting))
+        name = request.name or ""
+        answer = approval_of(request.call_id or "", name, approved=approved, always=always, message=message)
+        if run.durable is not None:
+            await run.durable.send(approval_command(answer))
+        elif isinstance(run, ActiveRun):
+            run.inbox.add_answer(answer)
+
+    async def send(self, input: str | list[TResponseInputItem]) -> None:
+        """Say something more while the run goes on: the model sees it in its next turn. A run that would have ended
+        with this turn takes another one for it.
+
+        Raises UserError for what is no input, and RunSealed once the run has its output or has ended.
+        """
+        run = self._run
+        command = input_command(input)
+        if run.ended or run.cancel_mode is not None or (isinstance(run, ActiveRun) and run.inbox.closed):
+            raise RunSealed(run.run_id)
+        if run.durable is not None:
+            await run.durable.send(command)
+        elif isinstance(run, ActiveRun):
+            run.inbox.add_input(input)
 
     async def wait(self) -> RunResultStreaming:
         """Wait for the end, without reading. Returns this result; raises the run's error."""

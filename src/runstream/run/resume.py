@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runstream.agent.context import RunContextWrapper
-from runstream.agent.items import ModelResponse, ToolApprovalItem
+from runstream.agent.items import (
+    MCPApprovalResponseItem,
+    ModelResponse,
+    RunItem,
+    ToolApprovalItem,
+    ToolCallOutputItem,
+    TResponseInputItem,
+)
+from runstream.agent.raw_item import read_field
 from runstream.agent.usage import Usage
 from runstream.errors import UserError
 from runstream.events.codec import plain
@@ -16,13 +25,20 @@ from runstream.log.fold import RunFold
 from runstream.run.bind import AgentBook, bind, more_of, official, restore_item
 
 __all__ = [
+    "Kept",
     "Resumed",
+    "answered_calls",
     "apply",
     "fold_from_plain",
     "fold_of_events",
     "fold_to_plain",
+    "open_requests",
+    "pending_requests",
+    "rebound",
     "restore_approvals",
     "turn_is_open",
+    "usage_from_plain",
+    "waiting_message",
 ]
 
 VERSION = 1
@@ -41,6 +57,25 @@ class Resumed:
     """Where the log goes on, if it does."""
     saved_items: int | None = None
     """How many of the items the session has; None where that has to be found out."""
+    input_saved: bool = False
+    """Whether the session has the input."""
+    base: list[TResponseInputItem] | None = None
+    """What the run began with as input items, those of the session first; None where that has to be found out."""
+    input: Any = None
+    """What the results show as the input, where a handoff's filter replaced it."""
+    filtered: tuple[int, tuple[RunItem, ...]] | None = None
+    """What that filter left, as `ActiveRun.filtered`."""
+    context: RunContextWrapper[Any] | None = None
+    """The context with usage and decisions; None where they come from the fold."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """What a run began with and what its session has of it: the log does not tell."""
+
+    base: list[TResponseInputItem] | None = None
+    saved: int = 0
+    input_saved: bool = False
 
 
 def fold_of_events(events: Iterable[Event], book: AgentBook) -> RunFold:
@@ -83,6 +118,7 @@ def fold_to_plain(fold: RunFold) -> dict[str, Any]:
         "history": plain(fold.history),
         "history_index": fold.history_index,
         "approvals": [plain(answer) for answer in fold.approvals],
+        "turn_closed": fold.turn_closed,
     }
 
 
@@ -106,6 +142,7 @@ def fold_from_plain(data: dict[str, Any], book: AgentBook) -> RunFold:
         fold.response_index = data["response_index"]
         fold.history, fold.history_index = data["history"], data["history_index"]
         fold.approvals = [ApprovalResolved(**answer) for answer in data["approvals"]]
+        fold.turn_closed = data.get("turn_closed", False)
         if data["agent"] is not None:
             fold.agent_name, fold.agent = data["agent"], book.find(data["agent"])
     except (KeyError, TypeError, AttributeError) as error:
@@ -122,12 +159,17 @@ def _response_to_plain(response: ModelResponse) -> dict[str, Any]:
     }
 
 
-def _response_from_plain(data: dict[str, Any]) -> ModelResponse:
+def usage_from_plain(data: Any) -> Usage:
+    """The usage of its JSON data."""
     from pydantic import TypeAdapter
 
+    return TypeAdapter(Usage).validate_python(data)
+
+
+def _response_from_plain(data: dict[str, Any]) -> ModelResponse:
     return ModelResponse(
         output=[official(item) for item in data["output"]],
-        usage=TypeAdapter(Usage).validate_python(data["usage"]),
+        usage=usage_from_plain(data["usage"]),
         response_id=data["response_id"],
         request_id=data["request_id"],
     )
@@ -148,7 +190,64 @@ def restore_approvals(fold: RunFold, context: RunContextWrapper[Any]) -> None:
 
 def turn_is_open(fold: RunFold) -> bool:
     """Whether the latest response may still have calls to be carried out, or an end to be decided."""
-    if not fold.responses or fold.response_seq is not None:
+    if not fold.responses or fold.response_seq is not None or fold.turn_closed:
         return False
     # A handoff that was made, or input that was added, ended the turn.
     return not any(item.type in ("handoff_output_item", "input_item") for item in fold.items[fold.response_index :])
+
+
+def answered_calls(items: Iterable[RunItem]) -> set[str | None]:
+    """Ids of the calls and hosted requests that these items answer."""
+    answered: set[str | None] = set()
+    for item in items:
+        if isinstance(item, ToolCallOutputItem):
+            answered.add(item.call_id)
+        elif isinstance(item, MCPApprovalResponseItem):
+            answered.add(read_field(item.raw_item, "approval_request_id"))
+    return answered
+
+
+def open_requests(fold: RunFold) -> list[ToolApprovalItem]:
+    """The requests for approval whose calls have no output yet."""
+    items = fold.items[fold.response_index :]
+    answered = answered_calls(items)
+    if fold.turn_closed:
+        return []
+    return [item for item in items if isinstance(item, ToolApprovalItem) and item.call_id not in answered]
+
+
+def pending_requests(fold: RunFold, context: RunContextWrapper[Any]) -> list[ToolApprovalItem]:
+    """The requests for approval that nobody has decided."""
+    return [
+        request
+        for request in open_requests(fold)
+        if context.get_approval_status(
+            request.name or "",
+            request.call_id or "",
+            tool_lookup_key=request.tool_lookup_key,
+            existing_pending=request,
+        )
+        is None
+    ]
+
+
+def waiting_message(problem: str, requests: Sequence[ToolApprovalItem]) -> str:
+    """The problem, and what waits."""
+    waiting = ", ".join(f"{request.call_id!r}, of {request.name}({request.arguments})" for request in requests)
+    return f"{problem}; " + (f"what waits: {waiting}" if waiting else "nothing waits")
+
+
+def rebound(fold: RunFold, book: AgentBook) -> RunFold:
+    """The same state, of the agents of the book, found by their names."""
+    other = copy.copy(fold)
+    other.items = []
+    for item in fold.items:
+        item = copy.copy(item)
+        for name in ("agent", "source_agent", "target_agent"):
+            agent = getattr(item, name, None)
+            if agent is not None:
+                setattr(item, name, book.find(agent.name))
+        other.items.append(item)
+    if fold.agent_name is not None:
+        other.agent = book.find(fold.agent_name)
+    return other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 from runstream.agent.agent import Agent
@@ -15,6 +16,7 @@ from runstream.run.active import ActiveRun
 from runstream.run.config import DEFAULT_MAX_TURNS, RunConfig
 from runstream.run.error_handlers import RunErrorHandlers
 from runstream.run.result import RunResult, RunResultStreaming
+from runstream.run.state import RunState
 from runstream.sessions.base import Session
 
 __all__ = ["Runner"]
@@ -27,7 +29,7 @@ class Runner:
     async def run(
         cls,
         starting_agent: Agent[TContext],
-        input: str | list[TResponseInputItem],
+        input: str | list[TResponseInputItem] | RunState[TContext],
         *,
         context: TContext | None = None,
         max_turns: int | None = DEFAULT_MAX_TURNS,
@@ -44,7 +46,8 @@ class Runner:
         `input` is the user's message, or a list of input items; `context` is handed to tools, hooks and callbacks and
         never sent to the model; a turn is one model call with the tools that it asks for (`max_turns=None`: no limit);
         `session` remembers the conversation, and so does the provider with `previous_response_id` or
-        `conversation_id`.
+        `conversation_id`. Given a `RunState` as the input, the run goes on from it, with the state's `max_turns`, and
+        its context unless another is given.
 
         Raises UserError for misuse, MaxTurnsExceeded, ModelBehaviorError and its kin, the official client's errors
         for failed requests, and what tools raise that are not to report to the model.
@@ -71,7 +74,7 @@ class Runner:
     def run_sync(
         cls,
         starting_agent: Agent[TContext],
-        input: str | list[TResponseInputItem],
+        input: str | list[TResponseInputItem] | RunState[TContext],
         *,
         context: TContext | None = None,
         max_turns: int | None = DEFAULT_MAX_TURNS,
@@ -107,7 +110,7 @@ class Runner:
     def run_streamed(
         cls,
         starting_agent: Agent[TContext],
-        input: str | list[TResponseInputItem],
+        input: str | list[TResponseInputItem] | RunState[TContext],
         context: TContext | None = None,
         max_turns: int | None = DEFAULT_MAX_TURNS,
         hooks: RunHooksBase[TContext, Any] | None = None,
@@ -243,16 +246,24 @@ def _checked_max_turns(max_turns: int | None) -> int | None:
     return max_turns
 
 
-def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], **options: Any) -> ActiveRun:
+def _prepare(
+    starting_agent: Agent[Any], input: str | list[TResponseInputItem] | RunState[Any, Any], **options: Any
+) -> ActiveRun:
     """Check the arguments. Raises UserError or TypeError for what can be known to be wrong before anything is sent."""
     if not isinstance(cast("object", starting_agent), Agent):
         raise UserError(
             f"the first argument must be an Agent, not {type(starting_agent).__name__}: {starting_agent!r:.100}"
         )
-    input = _checked_input(input)
+    state = input if isinstance(input, RunState) else None
+    if state is not None:
+        options = state.options(options)
+        input = options.pop("input")
+    input = _checked_input(cast("Any", input))
     _checked_max_turns(options["max_turns"])
     config = RunConfig.of(options.pop("run_config"))
     config.check_supported()
+    if state is not None and config.reasoning_item_id_policy is None:
+        config = replace(config, reasoning_item_id_policy=state.reasoning_item_id_policy)
     session = options["session"]
     if session is not None:
         if not hasattr(session, "get_items") or not hasattr(session, "add_items"):
@@ -268,7 +279,10 @@ def _prepare(starting_agent: Agent[Any], input: str | list[TResponseInputItem], 
             f"Run hooks must be instances of RunHooks. Received {type(options['hooks']).__name__}; AgentHooks go to "
             "Agent(hooks=)"
         )
-    return ActiveRun(agent=starting_agent, input=input, config=config, **options)
+    run = ActiveRun(agent=starting_agent, input=input, config=config, **options)
+    if state is not None:
+        state.go_on_as(run, options["context"])
+    return run
 
 
 def _nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Sequence
@@ -10,13 +11,19 @@ from typing import Any, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.handoff import Handoff, handoff
-from runstream.agent.items import ModelResponse, ToolApprovalItem, ToolCallOutputItem, TResponseInputItem
+from runstream.agent.items import (
+    MCPApprovalResponseItem,
+    ModelResponse,
+    ToolApprovalItem,
+    ToolCallOutputItem,
+    TResponseInputItem,
+)
 from runstream.agent.output import AgentOutputSchemaBase, output_schema_of
-from runstream.agent.tool import FunctionTool, FunctionToolResult, HostedMCPTool
+from runstream.agent.tool import FunctionTool, FunctionToolResult, Tool
 from runstream.agent.usage import Usage
 from runstream.errors import ModelBehaviorError, ModelRefusalError, UserError
 from runstream.run.active import ActiveRun
-from runstream.run.approvals import reject, sort_by_approval, take_answers
+from runstream.run.approvals import HostedSorted, ask_hosted, reject, sort_by_approval, sort_hosted, take_answers
 from runstream.run.decide import Final, FunctionCall, Plan, Toolbox, decide_end, plan_of
 from runstream.run.fallback import handled
 from runstream.run.handover import hand_over
@@ -106,30 +113,40 @@ async def finish_open_turn(run: ActiveRun, progress: Progress) -> TurnEnd:
     logged = len([item for item in run.items[first_item:] if not _is_answer(item)])
     for item in plan.items[logged:]:
         run.add_item(item)  # the worker was stopped between the response and its items
-    return await _carry_out(run, progress, plan, schema, first_item)
+    return await _carry_out(run, progress, plan, schema, first_item, goes_on=True)
 
 
 def _is_answer(item: Any) -> bool:
-    return isinstance(item, ToolCallOutputItem | ToolApprovalItem)
+    return isinstance(item, ToolCallOutputItem | ToolApprovalItem | MCPApprovalResponseItem)
 
 
 async def _carry_out(
-    run: ActiveRun, progress: Progress, plan: Plan, schema: AgentOutputSchemaBase | None, first_item: int
+    run: ActiveRun,
+    progress: Progress,
+    plan: Plan,
+    schema: AgentOutputSchemaBase | None,
+    first_item: int,
+    *,
+    goes_on: bool = False,
 ) -> TurnEnd:
+    """Do what the plan says; `goes_on` where a part of it may be done already."""
     if plan.error is not None:
         raise plan.error
     run.check_cancelled()
     conversation = progress.conversation
-    answered = _answers(run, first_item)
+    answered = _answers(run, first_item) if goes_on else {}
     plan.unknown = [call for call in plan.unknown if call.call.call_id not in answered]
     await answer_unknown_calls(run, plan)
-    results, waiting = await _carry_out_functions(run, plan.functions, answered)
+    # What was open when a worker broke off may have run, unless a person still had to allow it.
+    uncertain = goes_on and run.resumed is not None and run.resumed.taken_over
+    carried = _Calls(run, plan, cast("Toolbox", progress.toolbox).tools, answered, uncertain=uncertain)
+    waiting = await carried.carry_out()
     if waiting:
         return TurnEnd(used_tools=True, waiting=waiting)
     if plan.handoffs:
         await hand_over(run, plan.handoffs, conversation, first_item)
         return TurnEnd(used_tools=True)
-    final = await final_output_of_tools(run, results)
+    final = await final_output_of_tools(run, carried.results)
     if final is None:
         final = await _end_of_turn(run, plan, schema, progress.base)
     conversation.items += run.items[first_item:]
@@ -137,59 +154,120 @@ async def _carry_out(
 
 
 def _answers(run: ActiveRun, first_item: int) -> dict[str, ToolCallOutputItem]:
-    """The outputs that the calls of the turn have already, where it is one that goes on."""
+    """The outputs that the calls of the turn have already."""
     outputs: dict[str, ToolCallOutputItem] = {}
-    if run.resumed is not None:
-        for item in run.items[first_item:]:
-            if isinstance(item, ToolCallOutputItem) and item.call_id is not None:
-                outputs[item.call_id] = item
+    for item in run.items[first_item:]:
+        if isinstance(item, ToolCallOutputItem) and item.call_id is not None:
+            outputs[item.call_id] = item
     return outputs
 
 
-async def _carry_out_functions(
-    run: ActiveRun, calls: Sequence[FunctionCall], answered: dict[str, ToolCallOutputItem]
-) -> tuple[list[FunctionToolResult], list[ToolApprovalItem]]:
-    """Run the tools that may run, until none waits for a person or the run does not wait for people."""
-    results: dict[int, FunctionToolResult] = {}
-    left: list[FunctionCall] = []
-    for planned in calls:
-        output = answered.get(planned.call.call_id)
-        if output is None:
-            left.append(planned)
-        else:
-            results[id(planned)] = FunctionToolResult(tool=planned.tool, output=output.output, run_item=output)
-    # What was open when a worker broke off may have run, unless a person still had to allow it.
-    uncertain = run.resumed is not None and run.resumed.taken_over
-    while left:
-        found = await sort_by_approval(run, left)
+class _Calls:
+    """The calls of a turn, while they are carried out: some run, some may wait for people."""
+
+    def __init__(
+        self,
+        run: ActiveRun,
+        plan: Plan,
+        tools: Sequence[Tool],
+        answered: dict[str, ToolCallOutputItem],
+        *,
+        uncertain: bool,
+    ) -> None:
+        self._run = run
+        self._plan = plan
+        self._tools = tools
+        self._uncertain = uncertain
+        self._results: dict[int, FunctionToolResult] = {}
+        self._left: list[FunctionCall] = []
+        self._under_way: dict[asyncio.Task[Any], list[FunctionCall]] = {}
+        for planned in plan.functions:
+            output = answered.get(planned.call.call_id)
+            if output is None:
+                self._left.append(planned)
+            else:
+                self._keep(planned, output)
+
+    @property
+    def results(self) -> list[FunctionToolResult]:
+        """What the tools gave, in the order of the calls."""
+        functions = self._plan.functions
+        return [self._results[id(planned)] for planned in functions if id(planned) in self._results]
+
+    def _keep(self, planned: FunctionCall, item: ToolCallOutputItem) -> None:
+        self._results[id(planned)] = FunctionToolResult(tool=planned.tool, output=item.output, run_item=item)
+
+    async def carry_out(self) -> list[ToolApprovalItem]:
+        """Return once all is done; or what people have to answer first, where the run does not wait for them."""
+        run = self._run
+        if not self._left and not self._plan.hosted_requests:
+            return []
+        while True:
+            ready, waiting = await self._sort()
+            hosted = sort_hosted(run, self._plan.hosted_requests, self._tools)
+            waiting += hosted.waiting
+            if ready or waiting:
+                await run.committed()  # the call is kept before its tool starts, the request before a person is asked
+            waits_here = bool(waiting) and run.config.on_approval == "wait"
+            if waits_here or self._under_way:
+                # Who waits for a person keeps nobody else waiting.
+                self._begin(ready, hosted)
+            else:
+                self._take_in(ready, await run_functions(run, ready))
+                await ask_hosted(run, hosted.to_ask)
+            if take_answers(run, waiting):
+                continue
+            if not waiting and not self._under_way:
+                return []
+            if waiting and not waits_here:
+                return waiting
+            await self._wait(waiting)
+
+    async def _sort(self) -> tuple[list[FunctionCall], list[ToolApprovalItem]]:
+        """The calls that may run now, and the requests for the others."""
+        run = self._run
+        found = await sort_by_approval(run, self._left)
+        self._left = found.waiting_calls
         for planned, message in found.rejected:
-            item = await reject(run, planned, message)
-            results[id(planned)] = FunctionToolResult(tool=planned.tool, output=item.output, run_item=item)
+            self._keep(planned, await reject(run, planned, message))
         ready = found.ready
-        if uncertain:
+        if self._uncertain:
             for planned in [each for each in ready if not each.tool.idempotent]:
                 ready.remove(planned)
-                item = answer_uncertain_call(run, planned)
-                results[id(planned)] = FunctionToolResult(tool=planned.tool, output=item.output, run_item=item)
-            uncertain = False
-        if ready or found.waiting:
-            await run.committed()  # the call is kept before its tool starts, the request before a person is asked
-        for planned, result in zip(ready, await run_functions(run, ready), strict=True):
-            results[id(planned)] = result
-        if not found.waiting:
-            break
-        if run.config.on_approval == "interrupt":
-            return _in_order(calls, results), found.waiting
-        if run.durable is not None:
+                self._keep(planned, answer_uncertain_call(run, planned))
+            self._uncertain = False
+        return ready, list(found.waiting)
+
+    def _begin(self, ready: list[FunctionCall], hosted: HostedSorted) -> None:
+        run = self._run
+        if ready:
+            self._under_way[run.scope.spawn(run_functions(run, ready), "tools")] = ready
+        if hosted.to_ask and not any(not calls for calls in self._under_way.values()):
+            self._under_way[run.scope.spawn(ask_hosted(run, hosted.to_ask), "on_approval_request")] = []
+
+    def _take_in(self, ready: Sequence[FunctionCall], results: Sequence[FunctionToolResult]) -> None:
+        for planned, result in zip(ready, results, strict=True):
+            self._results[id(planned)] = result
+
+    async def _wait(self, waiting: Sequence[ToolApprovalItem]) -> None:
+        """Until something is answered, or something under way has ended. Raises what that raised."""
+        run = self._run
+        answer = run.scope.spawn(run.inbox.wait_answer(), "approval") if waiting else None
+        if run.durable is not None and waiting:
             run.durable.set_status("waiting")
-        while not take_answers(run, found.waiting):
-            await run.inbox.wait_answer()
-        left = found.waiting_calls
-    return _in_order(calls, results), []
-
-
-def _in_order(calls: Sequence[FunctionCall], results: dict[int, FunctionToolResult]) -> list[FunctionToolResult]:
-    return [results[id(planned)] for planned in calls if id(planned) in results]
+        awaited = [*self._under_way, *([] if answer is None else [answer])]
+        try:
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if answer is not None:
+                answer.cancel()
+            if run.durable is not None and waiting:
+                run.durable.set_status("running")
+        for task in [task for task in self._under_way if task.done()]:
+            ready = self._under_way.pop(task)
+            result = task.result()
+            if ready:
+                self._take_in(ready, result)
 
 
 def take_in(run: ActiveRun, progress: Progress, response: ModelResponse) -> Plan:
@@ -214,11 +292,6 @@ async def _toolbox_of(run: ActiveRun, progress: Progress, agent: Agent[Any]) -> 
             for name in ("tool_input_guardrails", "tool_output_guardrails", "defer_loading"):
                 if getattr(tool, name):
                     raise UserError(f"Tool {tool.name!r}: {name} is not supported by this version of runstream")
-        elif isinstance(tool, HostedMCPTool) and tool.on_approval_request is not None:
-            raise UserError(
-                "HostedMCPTool: on_approval_request is not supported by this version of runstream; set "
-                "`require_approval` of the tool_config to 'never'"
-            )
     for name in ("input_guardrails", "output_guardrails"):
         if getattr(agent, name):
             raise UserError(f"Agent {agent.name!r}: {name} is not supported by this version of runstream")

@@ -219,15 +219,16 @@ def test_outputs_of_hosted_calls() -> None:
 
 
 def test_mcp_items() -> None:
-    """What a hosted MCP server lists is an item of its own; what it asks leave for cannot be answered yet."""
+    """What a hosted MCP server lists is an item of its own; what it asks leave for is to be answered first."""
     listed: Any = {"type": "mcp_list_tools", "id": "m", "server_label": "docs", "tools": []}
     asked: Any = {"type": "mcp_approval_request", "id": "m", "server_label": "docs", "name": "x", "arguments": "{}"}
     planned = plan(ITEMS.validate_python(listed))
     assert (names(planned), planned.error) == (["MCPListToolsItem"], None)
     planned = plan(ITEMS.validate_python(asked))
     assert names(planned) == ["MCPApprovalRequestItem"]
-    assert isinstance(planned.error, UserError)
-    assert "'docs' asks whether its tool 'x' may run" in str(planned.error)
+    assert (planned.error, planned.used_tools) == (None, True)
+    assert [request.id for request in planned.hosted_requests] == ["m"]
+    assert isinstance(decide_end(planned, None), RunAgain)
 
 
 @pytest.mark.parametrize(

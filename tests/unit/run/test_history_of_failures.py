@@ -241,7 +241,7 @@ async def test_cancelled_answers_are_events_in_the_log() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["computer_call", "local_shell_call", "shell_call", "apply_patch_call", "custom_tool_call", "mcp_approval_request"],
+    ["computer_call", "local_shell_call", "shell_call", "apply_patch_call", "custom_tool_call"],
 )
 async def test_what_nobody_here_can_answer_is_not_kept(kind: str) -> None:
     """A call that the run refuses is among its items, but not in the session, nor is the reasoning that led to it."""

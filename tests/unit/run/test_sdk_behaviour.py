@@ -6,7 +6,6 @@ from typing import Any
 
 import openai
 import pytest
-from openai.types.responses.response_output_item import McpApprovalRequest
 from pydantic import BaseModel
 
 from runstream import (
@@ -302,15 +301,3 @@ async def test_an_agent_may_have_several_hosted_servers() -> None:
     tools: Any = [server("a"), ping, server("b")]
     await play(Agent(name="Ann", model=model, tools=tools))
     assert model.calls[0].tools == tools
-
-
-@BOTH
-async def test_a_request_for_approval_is_an_error(streamed: bool) -> None:
-    """Nobody can answer it here, and ending the run as if it were done would hide it."""
-    asked = McpApprovalRequest(id="m_1", type="mcp_approval_request", name="buy", server_label="shop", arguments="{}")
-    agent = Agent(name="Ann", model=ScriptedModel([[asked]]), tools=[server("shop")])
-    with pytest.raises(UserError, match="'shop' asks whether its tool 'buy' may run"):
-        await play(agent, streamed=streamed)
-    answering = HostedMCPTool(server("shop").tool_config, on_approval_request=lambda request: {"approve": True})
-    with pytest.raises(UserError, match="on_approval_request is not supported"):
-        await play(Agent(name="Ann", model=ScriptedModel(["x"]), tools=[answering]), streamed=streamed)

@@ -31,7 +31,9 @@ _MAX_AGE_S = 0.013
 # for all of them costs a fraction of one each.
 _MIN_SPACING_S = 0.003
 # One run's part of a flush: more would keep the others waiting.
-_MAX_EVENTS = 1_000
+_MAX_EVENTS = 2_000
+# So many events of one run are worth a flush of their own.
+_FULL = 500
 # So many events that are not yet in the store make the run wait.
 _MAX_PENDING = 4_000
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 1.0
@@ -106,7 +108,8 @@ class RunWriter:
     def changed(self, *, urgent: bool) -> None:
         """The log has grown."""
         if self.failure is None:
-            self._writer.mark(self, urgent=urgent)
+            pending = self._log.pending
+            self._writer.mark(self, urgent=urgent, full=pending is not None and len(pending) >= _FULL)
 
     def set_status(self, status: StoredStatus) -> None:
         """The run's status changes with the events that are pending."""
@@ -132,7 +135,7 @@ class RunWriter:
             return
         if self.committed_seq >= seq or (self._failed_at is not None and self.goes_on_undurable and not even_undurable):
             return
-        self._writer.mark(self, urgent=True)
+        self._writer.mark(self, urgent=True, full=False)
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append((seq, waiter))
         try:
@@ -296,11 +299,16 @@ class StoreWriter:
         self._flushing: asyncio.Task[None] | None = None
         self._flushed_at = 0.0
 
-    def mark(self, run: RunWriter, *, urgent: bool) -> None:
-        """The run has something to write."""
+    def mark(self, run: RunWriter, *, urgent: bool, full: bool) -> None:
+        """The run has something to write: `urgent`, what may not wait; `full`, as much as a flush should take."""
         if run.mark():
             self._waiting.append(run)
-        if urgent:
+        if full:
+            self._urgent = True
+            self._flushed_at = 0.0  # there is no company worth waiting for
+            if self._flushing is None:
+                self._start()
+        elif urgent:
             if not self._urgent:
                 self._urgent = True
                 if self._flushing is None:

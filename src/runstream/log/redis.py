@@ -216,7 +216,11 @@ class RedisStore:
     def renew(self, leases: Sequence[tuple[str, int]], lease_s: float) -> Sequence[Renewal]:
         if not self._server.is_open:
             raise StoreError(f"the store {self.url} is not open")
-        return self._beat.renew(leases, lease_s, self._held, clustered=self._server.clustered)
+        renewals = self._beat.renew(leases, lease_s, self._held, clustered=self._server.clustered)
+        for (run_id, _), renewal in zip(leases, renewals, strict=True):
+            if not renewal.held:
+                self._held.pop(run_id, None)
+        return renewals
 
     async def release(self, run_id: str, epoch: int) -> bool:
         meta, _, _ = self._keys(run_id)
@@ -238,10 +242,13 @@ class RedisStore:
                 answers += await self.append(appends[start : start + _FLUSH])
             return answers
         # One script for all on a single server, one for each slot on a cluster.
-        slots: dict[int, list[int]] = {}
-        for position, append in enumerate(appends):
-            slots.setdefault(self._server.slot(self._keys(append.run_id)[0]), []).append(position)
-        groups = [*slots.values()]
+        if not self._server.clustered:
+            groups: list[Sequence[int]] = [range(len(appends))] if appends else []
+        else:
+            slots: dict[int, list[int]] = {}
+            for position, append in enumerate(appends):
+                slots.setdefault(self._server.slot(self._keys(append.run_id)[0]), []).append(position)
+            groups = [*slots.values()]
         batches = [self._flush([appends[position] for position in positions]) for positions in groups]
         replies = await self._server.gather(batches, "write")
         refusals: list[Refusal | None] = [None] * len(appends)

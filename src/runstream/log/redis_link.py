@@ -74,6 +74,8 @@ def store_error(error: BaseException, shown: str) -> StoreError:
         return StoreUnavailable(f"{shown} {_WITHOUT_WRITES['LOADING']}")
     if isinstance(error, exceptions.InvalidResponse):
         return StoreError(f"what answers at {shown} does not speak Redis: {text}")
+    if "CERTIFICATE" in text:
+        return StoreError(f"{shown} is not trusted ({text}): name its authority with ?ssl_ca_certs=")
     if isinstance(error, TimeoutError | exceptions.TimeoutError):
         return StoreUnavailable(f"{shown} did not answer in time{': ' if text else ''}{text}")
     if isinstance(error, OSError | exceptions.ConnectionError):

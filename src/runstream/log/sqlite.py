@@ -130,14 +130,14 @@ class SQLiteStore:
     async def _close(self) -> None:
         writer, reader = self._writer, self._reader
         self._writer = self._reader = None
-        if reader is not None:
-            await reader.aclose()
-        if writer is not None:
-            await writer.aclose()
         with self._heart_lock:
             heart, self._heart = self._heart, None
             if heart is not None:
                 self._file.close(heart)
+        if reader is not None:
+            await reader.aclose()
+        if writer is not None:
+            await writer.aclose()
 
     def _check_process(self) -> None:
         if self._process != os.getpid():
@@ -172,7 +172,7 @@ class SQLiteStore:
         return await self._reading().call(lambda reading: reading.record(run_id))
 
     async def claim(self, run_id: str, worker: str, lease_s: float) -> Claim | None:
-        return await self._write(lambda ledger: ledger.claim(run_id, worker, lease_s))
+        return await self._claim(lambda ledger: ledger.claim(run_id, worker, lease_s))
 
     async def claim_next(
         self,
@@ -183,20 +183,37 @@ class SQLiteStore:
         queues: Collection[str] | None = None,
         wait_s: float = 0.0,
     ) -> Claim | None:
-        claim = await self._write(lambda ledger: ledger.claim_next(agents, worker, lease_s, queues))
+        def step(ledger: Ledger) -> Claim | None:
+            return ledger.claim_next(agents, worker, lease_s, queues)
+
+        claim = await self._claim(step)
         if claim is not None or wait_s <= 0:
             return claim
-        pending: asyncio.Future[Claim | None] | None = None
         try:
             async with self._clock.timeout(wait_s):
                 while claim is None:
                     await self._reading().wait_job(agents, queues)
-                    pending = self._write(lambda ledger: ledger.claim_next(agents, worker, lease_s, queues))
-                    claim = await asyncio.shield(pending)
+                    claim = await self._claim(step)
         except TimeoutError:
-            # What was claimed just then is not to be lost until its lease has run out.
-            return await pending if pending is not None and claim is None else claim
+            pass
         return claim
+
+    async def _claim(self, step: Callable[[Ledger], Claim | None]) -> Claim | None:
+        claiming = self._write(step)
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # Nobody would work on it until its lease has run out.
+            claiming.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, claiming: asyncio.Future[Claim | None]) -> None:
+        if claiming.cancelled() or claiming.exception() is not None:
+            return
+        claim = claiming.result()
+        if claim is not None and self._writer is not None and not self._writer.ended:
+            releasing = self._writer.call(lambda ledger: ledger.release(claim.run.run_id, claim.epoch))
+            releasing.add_done_callback(lambda call: call.cancelled() or call.exception())
 
     def renew(self, leases: Sequence[tuple[str, int]], lease_s: float) -> Sequence[Renewal]:
         import sqlite3

@@ -34,8 +34,9 @@ _WAITING_S = 0.02
 # So many looks without a change, and a run counts as quiet.
 _QUIET_AFTER = 500
 # Waiting for a job also means waiting for leases to run out, which nobody announces; and a file that was deleted is
-# never changed again. Looks between two such checks.
-_CHECK_EVERY = 12
+# never changed again. Looks between two such checks: about a quarter of a second, since a search for jobs may be long.
+_CHECK_EVERY = 60
+_CHECK_EVERY_WAITING = 12
 _TAIL_BYTES = 250_000
 
 
@@ -179,6 +180,7 @@ class Reader(Lane[Reading]):
         self._waiters: list[_Waiter] = []
         self._job_waiters: list[_JobWaiter] = []
         self._unchanged = 0
+        self._looks = 0
         self._seen: tuple[int, ...] = ()
         self._check_jobs = False
 
@@ -250,7 +252,8 @@ class Reader(Lane[Reading]):
         try:
             return call.work(self._reading)
         finally:
-            self._connection.execute("COMMIT")
+            if self._connection.in_transaction:  # some errors end it
+                self._connection.execute("COMMIT")
 
     def _begin(self) -> None:
         """A read transaction, with the journal as it is in it; what is new goes to the followers."""
@@ -265,7 +268,8 @@ class Reader(Lane[Reading]):
             if self._seen != changed:
                 self._take_in(changed)
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
 
     def _look(self) -> tuple[int, ...]:
@@ -297,7 +301,9 @@ class Reader(Lane[Reading]):
                 self._unchanged = 0
                 self._begin()
                 self._connection.execute("COMMIT")
-            if self._unchanged % _CHECK_EVERY == 0:
+            self._looks += 1
+            if self._looks >= (_CHECK_EVERY if self._followers else _CHECK_EVERY_WAITING):
+                self._looks = 0
                 self._check_jobs = True
                 self._forget_waiters()
                 if self._file.identity() != self._identity:

@@ -269,6 +269,28 @@ async def test_a_flush_that_is_cancelled_may_be_repeated(tmp_path: Path) -> None
     await store.aclose()
 
 
+async def test_a_claim_that_nobody_waits_for_any_more_is_given_back(tmp_path: Path) -> None:
+    """A worker that is stopped while it claims does not keep the run for the time of a lease."""
+    store = SQLiteStore(tmp_path / "runs.db")
+    await store.open()
+    await store.create(NewRun("run_1", "Desk", job=b"x"))
+    for turns in range(1, 6):
+        claiming = asyncio.create_task(store.claim_next(["Desk"], "w1", 60.0, wait_s=60.0))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        claiming.cancel()
+        await asyncio.wait([claiming])
+        if not claiming.cancelled():
+            claim = claiming.result()
+            assert claim is not None
+            await store.release("run_1", claim.epoch)
+        claim = await store.claim_next(["Desk"], "w2", 60.0, wait_s=60.0)
+        assert claim is not None
+        assert claim.run.deliveries == 1
+        await store.release("run_1", claim.epoch)
+    await store.aclose()
+
+
 async def test_flushes_that_wait_share_a_transaction(tmp_path: Path) -> None:
     """They are answered one by one, in their order, refusals of one without harm to the others."""
     store, epoch = await begun(tmp_path)

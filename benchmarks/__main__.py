@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from benchmarks import claims, environments, measure, report
+from benchmarks import claims, environments, measure, report, stores
 from benchmarks.loads import CORE, LOADS, PEERS
 
 
@@ -90,6 +90,30 @@ def claims_command() -> None:
         raise click.ClickException(str(error)) from None
     versions = {subject: environments.versions_of(subject).get(subject, "") for subject in seen}
     click.echo(claims.table(seen, versions))
+
+
+@main.command(name="stores")
+@click.option("--store", "kinds", multiple=True, type=click.Choice(stores.KINDS), help="Only this one.")
+@click.option("--repetitions", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--write",
+    "page",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"Put the table into this page, between {stores.BEGIN} and {stores.END}.",
+)
+def stores_command(kinds: tuple[str, ...], repetitions: int, page: Path | None) -> None:
+    """Measure the durable logs: what they cost, their speed, a takeover, a replay."""
+    try:
+        environments.ensure("runstream", _say)
+        figures = stores.measured(kinds or stores.KINDS, repetitions, _say)
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from None
+    versions = {"runstream": environments.versions_of("runstream")}
+    line = report.conditions(versions, quick=False, repetitions=repetitions)
+    text = f"{line}\n\n{stores.table(figures)}\n"
+    click.echo(text)
+    if page is not None:
+        page.write_text(report.put_section(page.read_text(), text, stores.BEGIN, stores.END))
 
 
 def _measured(only: tuple[str, ...], peers: tuple[str, ...], *, quick: bool, repetitions: int | None) -> dict[str, Any]:

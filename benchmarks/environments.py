@@ -29,6 +29,7 @@ _SHOWN = (
     "httpx2",
     "pydantic",
     "msgspec",
+    "redis",
     "pydantic-ai-slim",
     "langgraph",
     "langchain",
@@ -60,7 +61,7 @@ def ensure(subject: str, report: Callable[[str], None]) -> None:
     report(f"setting up .venvs/{subject} ...")
     if not python_of(subject).exists():
         venv.create(ROOT / ".venvs" / subject, with_pip=True)
-    what = [str(ROOT)] if subject == "runstream" else ["-r", str(_REQUIREMENTS / f"{subject}.txt")]
+    what = [f"{ROOT}[redis]"] if subject == "runstream" else ["-r", str(_REQUIREMENTS / f"{subject}.txt")]
     _pip(subject, "install", "--quiet", "--disable-pip-version-check", *what)
     if subject == "runstream":  # the version does not change with every change of the sources
         _pip(subject, "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps", *what)

@@ -67,13 +67,13 @@ def failures_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"{load} of {subject}: {why.splitlines()[-1]}" for (load, subject), why in failed.items()]
 
 
-def put_section(page: str, text: str) -> str:
+def put_section(page: str, text: str, first: str = BEGIN, last: str = END) -> str:
     """The page with what stands between the two markers replaced. Raises ValueError where a marker is missing."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = page.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"the page needs a line {BEGIN} and, below it, a line {END}")
-    return f"{head}{BEGIN}\n{text}{END}{tail}"
+        raise ValueError(f"the page needs a line {first} and, below it, a line {last}")
+    return f"{head}{first}\n{text}{last}{tail}"
 
 
 def _figures_table(figures: Figures) -> str:

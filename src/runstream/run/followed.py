@@ -59,7 +59,7 @@ class FollowedRun:
         self.error: BaseException | None = None
         self.final_output: Any = None
         self.gate_seq = float("inf")
-        self._folded_seq = 0
+        self._folded_seq = record.first_seq - 1
         self._epochs: list[tuple[int, int]] = list(record.epochs)
         self._places: list[Place] = []
 

@@ -21,6 +21,8 @@ from runstream.sessions.base import Session
 __all__ = ["Worker"]
 
 _logger = logging.getLogger("runstream")
+# A line for each run that is begun and that ends here, at level INFO.
+_runs_logger = logging.getLogger("runstream.worker")
 
 # How long one question for a job lasts: a worker that is asked to stop comes back from it sooner.
 _WAIT_S = 30.0
@@ -65,6 +67,8 @@ class Worker:
         self._runs: dict[str, ActiveRun] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._drain_s = 0.0
 
     @property
     def run_ids(self) -> list[str]:
@@ -83,41 +87,43 @@ class Worker:
         finally:
             if not self._stopping.is_set():
                 self.stop(drain_s=0.0)  # cancelled: nothing is left behind
-            while self._tasks:
-                await asyncio.wait(self._tasks)
+            await self._drain()
 
     def stop(self, *, drain_s: float = 30.0) -> None:
         """Take no more runs. Those that go on have `drain_s` seconds to end; then they are handed on to another worker,
-        at the end of their turn or, as long again later, at once. Idempotent."""
-        if self._stopping.is_set():
-            return
-        self._stopping.set()
-        if self._tasks:
-            task = asyncio.get_running_loop().create_task(self._drain(drain_s), name="runstream worker drain")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        at the end of their turn or, as long again later, at once. Called again with `drain_s=0`, it hands them on now.
+        """
+        if drain_s <= 0:
+            self._at_once.set()
+        if not self._stopping.is_set():
+            self._drain_s = drain_s
+            self._stopping.set()
 
-    async def _drain(self, drain_s: float) -> None:
-        runs = [task for task in self._tasks if task is not asyncio.current_task()]
-        if not runs:
-            return
-        if drain_s > 0:
-            await self._wait(runs, drain_s)
+    async def _drain(self) -> None:
+        if not await self._ended():
             for run in self._runs.values():
                 run.hands_over = True
-            await self._wait([task for task in runs if not task.done()], drain_s)
-        for run in list(self._runs.values()):
-            run.hands_over = True
-            run.break_off(LeaseLost(run.run_id, "it was handed over to another worker"))
+            if not await self._ended():
+                for run in list(self._runs.values()):
+                    run.break_off(LeaseLost(run.run_id, "it was handed over to another worker"))
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
-    async def _wait(self, tasks: list[asyncio.Task[Any]], limit_s: float) -> None:
-        if not tasks:
-            return
+    async def _ended(self) -> bool:
+        """Whether every run has ended, waiting for it as long as there is time."""
+        if not self._tasks or self._at_once.is_set():
+            return all(task.done() for task in self._tasks)
+        loop = asyncio.get_running_loop()
+        waits = [loop.create_task(asyncio.wait(self._tasks)), loop.create_task(self._at_once.wait())]
         try:
-            async with self._config.clock.timeout(limit_s):
-                await asyncio.wait(tasks)
+            async with self._config.clock.timeout(self._drain_s):
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             pass
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return all(task.done() for task in self._tasks)
 
     async def _next_claim(self, host: StoreHost) -> Claim | None:
         """The next run, or None when there is none for a while, no room for one, or the worker is to stop."""
@@ -129,14 +135,23 @@ class Worker:
                 await asyncio.wait((*running, stopping), return_when=asyncio.FIRST_COMPLETED)
                 return None
             claiming = loop.create_task(self._claim(host))
-            await asyncio.wait((claiming, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not claiming.done():
-                # A claim that is on its way must not be lost: it is taken and handed back.
-                claiming.cancel()
-                await asyncio.wait((claiming,))
-            return None if claiming.cancelled() else claiming.result()
+            try:
+                await asyncio.wait((claiming, stopping), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                claim = await self._last_claim(claiming)
+                if claim is not None:
+                    await host.store.release(claim.run.run_id, claim.epoch)
+                raise
+            return await self._last_claim(claiming)
         finally:
             stopping.cancel()
+
+    async def _last_claim(self, claiming: asyncio.Task[Claim | None]) -> Claim | None:
+        """What the question for a run has come to: a claim that is on its way must not be lost, nor come later."""
+        if not claiming.done():
+            claiming.cancel()
+            await asyncio.wait((claiming,))
+        return None if claiming.cancelled() else claiming.result()
 
     async def _claim(self, host: StoreHost) -> Claim | None:
         try:
@@ -168,17 +183,27 @@ class Worker:
             _logger.error("the run %s cannot be begun: %r", run_id, error)
             return
         self._runs[run_id] = run
+        record = claim.run
+        how = "taken over" if run.resumed is not None else "begun"
+        _runs_logger.info(
+            "%s %s (%s, queue %s, delivery %d)", how, run_id, record.agent, record.queue, record.deliveries
+        )
         run.start(drive(run))
         task = asyncio.get_running_loop().create_task(self._watch(run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _watch(self, run: ActiveRun) -> None:
+        begun_at = run.now()
         try:
             await run.wait_ended()
             run.error_told()
-            if run.error is not None and not isinstance(run.error, LeaseLost):
-                _logger.info("the run %s has failed: %s", run.run_id, run.error)
+            end = run.fold.end
+            if isinstance(run.error, LeaseLost):
+                _runs_logger.info("left %s: %s", run.run_id, run.error.reason)
+            elif end is not None:
+                why = "" if run.error is None else f": {run.error!r}"
+                _runs_logger.info("ended %s as %s after %.1f s%s", run.run_id, end.status, run.now() - begun_at, why)
         except AgentsException as error:
             _logger.error("the run %s: %s", run.run_id, error)
         finally:

@@ -14,6 +14,16 @@ _COMMANDS = {
     "demo": "Stream a support desk with tools and a handoff; needs no key.",
     "endpoint": "A local model server with scripted answers and faults.",
     "run": "Run a script written for the OpenAI Agents SDK with runstream.",
+    "worker": "Carry out the runs of a store, beside other workers.",
+    "submit": "Leave a run to the workers of a store.",
+    "runs": "List the runs of a store.",
+    "watch": "Follow a run in the terminal, from any point.",
+    "replay": "Show a stored run again, in its own time, faster or step by step.",
+    "approve": "Approve a tool call that waits, or list what waits.",
+    "reject": "Reject a tool call that waits, or list what waits.",
+    "cancel": "Stop a run, wherever it is carried out.",
+    "delete": "Delete runs, or all runs of a person.",
+    "sweep": "Remove runs that ended long ago.",
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 from contextlib import AsyncExitStack, contextmanager
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runstream.cli.screen import Screen
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from runstream.agent.agent import Agent
-    from runstream.events.event import Event
     from runstream.run.result import RunResultStreaming
     from runstream.testing.script import Script
 
@@ -64,7 +64,7 @@ def command(prompt: str | None, as_json: bool, api: str, model: str | None, base
         if reconfigure is not None:
             reconfigure(errors="replace")
     service = _service(model, base_url)
-    screen = _Screen(as_json)
+    screen = Screen(as_json)
     try:
         status = asyncio.run(_show(service, prompt or _PROMPT, screen, use_responses=api == "responses", fast=fast))
     except KeyboardInterrupt:
@@ -175,46 +175,7 @@ def _service(model: str | None, base_url: str | None) -> _Service | None:
     return _Service(model, base_url, None if has_key else "none")
 
 
-class _Screen:
-    """Where the run is shown: events as JSON lines, or lines for a person, coloured where they are seen as such."""
-
-    def __init__(self, as_json: bool) -> None:
-        from runstream.render.terminal import TerminalRenderer
-
-        self._as_json = as_json
-        is_terminal = sys.stdout.isatty()
-        self._color = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        width = shutil.get_terminal_size().columns if is_terminal else None
-        self._renderer = TerminalRenderer(width=width, color=self._color)
-
-    def title(self, text: str, prompt: str) -> None:
-        if self._as_json:
-            click.echo(text, err=True)
-            return
-        self._write(f"{text}\n\n")
-        self._write(self._renderer.line("user", prompt))
-
-    def show(self, event: Event) -> None:
-        if self._as_json:
-            from runstream.render.json_lines import encode_line
-
-            click.echo(encode_line(event), nl=False)
-        else:
-            self._write(self._renderer.feed(event))
-
-    def figures(self, text: str) -> None:
-        if not self._as_json:
-            self._write(self._renderer.line("figures", text))
-
-    def note(self, text: str) -> None:
-        click.echo(text, err=True)
-
-    def _write(self, piece: str) -> None:
-        if piece:
-            click.echo(piece, nl=False, color=self._color)
-
-
-async def _show(service: _Service | None, prompt: str, screen: _Screen, *, use_responses: bool, fast: bool) -> int:
+async def _show(service: _Service | None, prompt: str, screen: Screen, *, use_responses: bool, fast: bool) -> int:
     """Run the agents and show the run; returns the exit status."""
     from runstream.models.provider import OpenAIProvider
     from runstream.render.figures import FiguresFold, describe
@@ -228,10 +189,11 @@ async def _show(service: _Service | None, prompt: str, screen: _Screen, *, use_r
 
             endpoint = await stack.enter_async_context(Endpoint(demo_script(fast=fast)))
             model, base_url, api_key = "scripted", endpoint.url, "scripted"
-            screen.title(_SCRIPTED, prompt)
+            screen.title(_SCRIPTED)
         else:
             model, base_url, api_key = service.model, service.base_url, service.api_key
-            screen.title(str(service), prompt)
+            screen.title(str(service))
+        screen.line("user", prompt)
         result = Runner.run_streamed(
             support_desk(model, pause_s=0.0 if fast else 0.25),
             prompt,
@@ -247,7 +209,7 @@ async def _show(service: _Service | None, prompt: str, screen: _Screen, *, use_r
     if fold.status == "cancelled":
         return _STOPPED
     if fold.figures.turns:
-        screen.figures(describe(fold.figures))
+        screen.line("figures", describe(fold.figures))
     problem = _problem(result, fold.status, fold.last_message)
     if problem is not None:
         screen.note(f"Error: {problem}")

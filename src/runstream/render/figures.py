@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runstream.events.event import MODEL, RUN_END, RUN_START
+from runstream.events.event import ATTEMPT_DISCARDED, MODEL, RUN_END, RUN_START
 
 if TYPE_CHECKING:
     from runstream.events.event import Event, RunStatus
@@ -63,6 +63,8 @@ class FiguresFold:
             self._apply_model(event)
         elif event.kind == RUN_START:
             self._started_at = event.at
+        elif event.kind == ATTEMPT_DISCARDED:
+            self._message, self._texts = None, []
         elif event.kind == RUN_END:
             self.status = event.data.status
             usage: dict[str, int] | None = event.data.usage

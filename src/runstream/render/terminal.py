@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from runstream.agent.raw_item import read_field
-from runstream.events.event import AGENT_START, ITEM, MODEL, RUN_END
+from runstream.events.event import (
+    AGENT_START,
+    APPROVAL_RESOLVED,
+    ATTEMPT_DISCARDED,
+    INPUT_ADDED,
+    ITEM,
+    MODEL,
+    RUN_END,
+    RUN_START,
+)
 
 if TYPE_CHECKING:
     from runstream.events.event import Event
@@ -46,6 +55,10 @@ _LABEL_STYLES: dict[str, dict[str, Any]] = {
     "agent": {"fg": "blue", "bold": True},
     "user": {"fg": "green", "bold": True},
     "figures": {"fg": "yellow"},
+    "approval": {"fg": "yellow", "bold": True},
+    "void": {"fg": "red"},
+    "run": {"bold": True},
+    "end": {"bold": True},
 }
 # How much of a tool's arguments or output is shown where the width of a line is not known.
 _PLAIN_COLUMNS = 200
@@ -79,11 +92,13 @@ class TerminalRenderer:
     """Feed it a run's events in order; write what it returns, as it is.
 
     `width` is the terminal's number of columns: all is then wrapped between words, but tools' lines are cut. Without it
-    (a file, a pipe) texts stay as they are. Texts of nested agents are not shown, their tools are.
+    (a file, a pipe) texts stay as they are. Texts of nested agents are not shown, their tools are. With `shows_input`
+    the run's input is shown at its start, for readers who did not give it themselves.
     """
 
-    def __init__(self, *, width: int | None = None, color: bool = False) -> None:
+    def __init__(self, *, width: int | None = None, color: bool = False, shows_input: bool = False) -> None:
         self._color = color
+        self._shows_input = shows_input
         self._line_columns = max((width or _PLAIN_COLUMNS) - _LABEL_COLUMNS, 20)
         self._screen = width
         self._text_columns = _text_columns(width)
@@ -101,6 +116,8 @@ class TerminalRenderer:
         """Whether text of the response at hand was shown."""
         self._has_item = False
         """Whether an item has come since the last event of a model."""
+        self._text_seq = 0
+        """The seq of the newest event whose text was shown."""
 
     def feed(self, event: Event) -> str:
         """What to write for the next event; often nothing."""
@@ -109,12 +126,30 @@ class TerminalRenderer:
             return "" if event.path else self._model(event)
         if kind == ITEM:
             return self._item(event)
-        if kind == AGENT_START and not event.path:
-            previous = event.data.previous
-            if previous is None:
+        if kind == RUN_END:
+            return self.close()
+        return "" if event.path else self._rare(event)
+
+    def _rare(self, event: Event) -> str:
+        kind, data = event.kind, event.data
+        if kind == AGENT_START:
+            if data.previous is None or data.previous == event.agent:
                 return self.line("agent", event.agent or "")
-            return self.line("handoff", f"{previous} -> {event.agent}")
-        return self.close() if kind == RUN_END else ""
+            return self.line("handoff", f"{data.previous} -> {event.agent}")
+        if kind == ATTEMPT_DISCARDED:
+            what = "the text above does not count" if self._text_seq >= data.from_seq else "an attempt does not count"
+            self._is_streamed = False
+            return self.close() + self.line("void", f"{what}: {data.detail or data.reason}")
+        if kind == APPROVAL_RESOLVED:
+            answer = "approved" if data.approved else "rejected"
+            always = ", and all its calls in this run" if data.always else ""
+            message = f": {data.message}" if data.message else ""
+            return self.line("approval", f"{answer} {data.tool_name}{always}{message}")
+        if kind == INPUT_ADDED:
+            return self.line("user", _input_text(data.items))
+        if kind == RUN_START and self._shows_input and data.resumed is None:
+            return self.line("user", _input_text(data.input))
+        return ""
 
     def line(self, label: str, text: str) -> str:
         """A line of the caller's own, such as the user's question. It waits, as all lines do, for a text's end."""
@@ -143,6 +178,7 @@ class TerminalRenderer:
             self._has_item = self._is_streamed = False
         if data.type in _TEXT_DELTAS and data.delta:
             self._is_streamed = True
+            self._text_seq = event.seq
             part = (event.attempt, data.output_index, data.content_index)
             return self._begin_text(part) + self._text(data.delta)
         return self.close() if self._part is not None and data.type in _TEXT_ENDS else ""
@@ -154,6 +190,8 @@ class TerminalRenderer:
         if name == "tool_output":
             call_id = str(read_field(raw, "call_id"))
             return self.line("tool", f"{self._tool_names.get(call_id, call_id)} -> {_output(raw)}")
+        if name == "tool_approval_item":
+            return self.line("approval", f"{self._call(raw)} waits for an answer [{read_field(raw, 'call_id')}]")
         if event.path:
             return ""
         self._has_item = True
@@ -268,6 +306,21 @@ def _output(raw: Any) -> str:
         parts = cast("list[Any]", output)
         return " ".join(read_field(part, "text") or f"[{read_field(part, 'type')}]" for part in parts)
     return json.dumps(output, ensure_ascii=False, default=str)
+
+
+def _input_text(given: Any) -> str:
+    """What a person said: the text itself, or that of the last message among the items."""
+    if isinstance(given, str):
+        return given
+    items = cast("list[Any]", given)
+    for item in reversed(items):
+        content = read_field(item, "content")
+        if isinstance(content, str):
+            return content
+        if isinstance(content, list):
+            parts = cast("list[Any]", content)
+            return " ".join(read_field(part, "text") or f"[{read_field(part, 'type')}]" for part in parts)
+    return f"({len(items)} items)"
 
 
 def _message_text(raw: Any) -> str:

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["Feed", "Reader", "Reading"]
 
 # How often to look: while a followed run is lively, while none has moved for a while, and where nobody follows but
-# somebody waits for commands or jobs.
+# somebody waits for jobs, or for commands alone: every run does, and a person who cancels does not see 0.1 s.
 _LIVELY_S = 0.004
 _QUIET_S = 0.008
-_WAITING_S = 0.02
+_JOBS_S = 0.02
+_COMMANDS_S = 0.1
 # So many looks without a change, and a run counts as quiet.
 _QUIET_AFTER = 500
 # Waiting for a job also means waiting for leases to run out, which nobody announces; and a file that was deleted is
@@ -236,7 +237,9 @@ class Reader(Lane[Reading]):
     def _patience_s(self) -> float:
         if self._followers:
             return _LIVELY_S if self._unchanged < _QUIET_AFTER else _QUIET_S
-        return _WAITING_S if self._waiters or self._job_waiters else super()._patience_s()
+        if self._job_waiters:
+            return _JOBS_S
+        return _COMMANDS_S if self._waiters else super()._patience_s()
 
     def _carry_out(self, calls: Any) -> None:
         outcomes: list[Outcome] = []
@@ -297,7 +300,10 @@ class Reader(Lane[Reading]):
             return
         try:
             self._unchanged += 1
-            if self._look() != self._seen:
+            seen = self._look()
+            # Where nobody follows, what the journal holds is read when it is asked for.
+            counters = slice(0, 5) if self._followers else slice(1, 4)
+            if seen[counters] != self._seen[counters]:
                 self._unchanged = 0
                 self._begin()
                 self._connection.execute("COMMIT")

@@ -213,14 +213,20 @@ class Reader(Lane[Reading]):
 
     async def wait_commands(self, known: Mapping[str, int]) -> Collection[str]:
         future: asyncio.Future[Collection[str]] = self._loop.create_future()
-        await self.call(lambda reading: self._wait_commands(reading, _Waiter(known, future)))
-        return await future
+        try:
+            await self.call(lambda reading: self._wait_commands(reading, _Waiter(known, future)))
+            return await future
+        finally:
+            future.cancel()  # whoever gave up before it was asked for need not hear of it
 
     async def wait_job(self, agents: Collection[str], queues: Collection[str] | None) -> None:
         """Returns when there may be a run to claim."""
         future: asyncio.Future[None] = self._loop.create_future()
-        await self.call(lambda reading: self._wait_job(reading, _JobWaiter(agents, queues, future)))
-        await future
+        try:
+            await self.call(lambda reading: self._wait_job(reading, _JobWaiter(agents, queues, future)))
+            await future
+        finally:
+            future.cancel()
 
     # In the thread.
 

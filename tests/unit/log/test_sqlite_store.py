@@ -435,3 +435,15 @@ def test_other_urls_are_refused(location: str, complaint: str) -> None:
     """The error says what is wrong, and what a URL looks like."""
     with pytest.raises(UserError, match=complaint.replace("?", r"\?")):
         SQLiteStore(location)
+
+
+async def test_a_wait_that_is_given_up_at_once_leaves_nothing_to_be_told(tmp_path: Path) -> None:
+    """A wait for commands or jobs that is cancelled before its thread has heard of it is not told of the close."""
+    async with opened(tmp_path) as store:
+        await begin(store, events=1)
+        for wait in (store.wait_commands({"run_1": 0}), store._reader.wait_job(["Desk"], None)):
+            waiting = asyncio.ensure_future(wait)
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        await store.find("run_1")

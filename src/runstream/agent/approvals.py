@@ -67,6 +67,10 @@ class ApprovalStore:
         """The same decisions; later ones are each store's own."""
         return ApprovalStore({call_id: list(calls) for call_id, calls in self._calls.items()}, list(self._permanent))
 
+    def forget(self, call_id: str) -> None:
+        """A model uses the id for another call: what was decided about the earlier one is no answer to that."""
+        self._calls.pop(call_id, None)
+
     def decide(self, request: ApprovalRequest, *, approved: bool, always: bool, message: str | None = None) -> None:
         """Record a decision. Raises ModelBehaviorError, or UserError for a hosted tool, for a call without identity."""
         call_id = _checked_call_id(request.raw_item, always=always)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from runstream.agent.items import ModelResponse
+from runstream.agent.raw_item import read_field
 from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
@@ -76,6 +77,8 @@ class RunFold:
             self.apply_model(event.data, event.seq, event.live)
         elif kind == ITEM:
             self.items.append(event.data if event.live is None else event.live)
+            if event.data.type == "tool_approval_item" and self.approvals:
+                self._asked_again(event.data.raw)
         elif kind == AGENT_START:
             self.agent_name = event.agent
             self.agent = event.live
@@ -121,6 +124,11 @@ class RunFold:
             return
         if self.response_seq is None:
             self.response_seq = seq
+
+    def _asked_again(self, raw: Any) -> None:
+        """A model may use the id of a call again: the answer to the earlier one is none to this."""
+        call_id = read_field(raw, "call_id") or read_field(raw, "id")
+        self.approvals = [answer for answer in self.approvals if answer.always or answer.call_id != call_id]
 
     def abandon_response(self) -> None:
         """The open response will not be completed: its call has failed or was cancelled."""

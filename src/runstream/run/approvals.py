@@ -47,11 +47,11 @@ class Sorted:
 async def sort_by_approval(run: ActiveRun, calls: Sequence[FunctionCall]) -> Sorted:
     """Which calls may run. Requests that are new go into the log.
 
-    Raises ModelBehaviorError for a call without an id that would need approval, or that reuses the id of another one;
-    UserError where a tool's `needs_approval` fails.
+    Raises ModelBehaviorError for a call without an id that would need approval, or with the id of one that was decided
+    with other arguments; UserError where a tool's `needs_approval` fails.
     """
     result = Sorted()
-    known = _requests(run)
+    known, earlier = _requests(run), _requests_of_earlier_turns(run)
     for planned in calls:
         needs = planned.tool.needs_approval
         if needs is False:
@@ -73,6 +73,8 @@ async def sort_by_approval(run: ActiveRun, calls: Sequence[FunctionCall]) -> Sor
                 tool_origin=getattr(planned.tool, "origin", None),
             )
         approved, message = _decision(run, request)
+        if is_new and call_id in earlier and approved is not None:
+            approved, message = _decision_anew(run, request)
         if approved is None:
             # What was decided or asked for is not put to the tool again.
             if is_new and needs is not True and not await _says_yes(run, planned):
@@ -97,6 +99,11 @@ def _requests(run: ActiveRun) -> dict[str | None, ToolApprovalItem]:
     return {item.call_id: item for item in items if isinstance(item, ToolApprovalItem)}
 
 
+def _requests_of_earlier_turns(run: ActiveRun) -> set[str | None]:
+    items = run.items[: run.fold.response_index]
+    return {item.call_id for item in items if isinstance(item, ToolApprovalItem)}
+
+
 def _decision(run: ActiveRun, request: ToolApprovalItem) -> tuple[bool | None, str | None]:
     """What was decided, and what the model is to be told about a rejected call."""
     name, call_id = request.name or "", request.call_id or ""
@@ -109,6 +116,12 @@ def _decision(run: ActiveRun, request: ToolApprovalItem) -> tuple[bool | None, s
         name, call_id, tool_lookup_key=request.tool_lookup_key, existing_pending=request
     )
     return False, message
+
+
+def _decision_anew(run: ActiveRun, request: ToolApprovalItem) -> tuple[bool | None, str | None]:
+    """The decision about a call that has the id of one of an earlier turn: what was decided about that has been used."""
+    run.context.approvals.forget(request.call_id or "")
+    return _decision(run, request)
 
 
 async def _says_yes(run: ActiveRun, planned: FunctionCall) -> bool:
@@ -201,7 +214,7 @@ def sort_hosted(run: ActiveRun, requests: Sequence[Any], tools: Sequence[Tool]) 
         for tool in tools
         if isinstance(tool, HostedMCPTool) and tool.on_approval_request is not None
     }
-    known = _requests(run)
+    known, earlier = _requests(run), _requests_of_earlier_turns(run)
     for raw in requests:
         request_id = read_field(raw, "id")
         if request_id in answered:
@@ -211,6 +224,8 @@ def sort_hosted(run: ActiveRun, requests: Sequence[Any], tools: Sequence[Tool]) 
         if request is None:
             request = ToolApprovalItem(agent=run.agent, raw_item=raw, tool_name=read_field(raw, "name"))
         approved, message = _decision(run, request)
+        if is_new and request_id in earlier and approved is not None:
+            approved, message = _decision_anew(run, request)
         tool = servers.get(read_field(raw, "server_label"))
         if approved is not None:
             _respond(run, raw, approved, message)

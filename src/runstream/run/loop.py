@@ -201,7 +201,6 @@ async def _take_turns(run: ActiveRun, progress: Progress) -> RunStatus:
         if run.hands_over:
             run.broken = LeaseLost(run.run_id, "it was handed over to another worker")
             return "cancelled"
-        _take_inputs(run, progress)
         await progress.keeper.save()
         await run.pause_between_turns()
         if run.stops_after_turn:

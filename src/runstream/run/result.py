@@ -319,7 +319,9 @@ class RunResultStreaming(RunResultBase):
             raise RunSealed(run.run_id)
         waiting = pending_requests(run.fold, run.context)
         request = next((each for each in waiting if each is call or each.call_id == call_id), None)
-        given = run.fold.approvals if isinstance(run, FollowedRun) else [*run.fold.approvals, *run.inbox.answers]
+        given = [] if isinstance(run, FollowedRun) else run.inbox.answers
+        if request is None:
+            given = [*run.fold.approvals, *given]
         earlier = next((answer for answer in reversed(given) if answer.call_id == call_id), None)
         if earlier is not None:
             if earlier.approved == approved:

@@ -177,9 +177,10 @@ def _response_from_plain(data: dict[str, Any]) -> ModelResponse:
 
 def restore_approvals(fold: RunFold, context: RunContextWrapper[Any]) -> None:
     """Let the decisions of the log hold for the run that goes on."""
-    requests = {item.call_id: item for item in fold.items if isinstance(item, ToolApprovalItem)}
+    # By name, too: an answer for good may be about an earlier call of that id.
+    requests = {(item.call_id, item.tool_name): item for item in fold.items if isinstance(item, ToolApprovalItem)}
     for answer in fold.approvals:
-        request = requests.get(answer.call_id)
+        request = requests.get((answer.call_id, answer.tool_name))
         if request is None:
             continue
         if answer.approved:

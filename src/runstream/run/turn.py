@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import logging
 from collections.abc import Sequence
@@ -181,6 +182,7 @@ class _Calls:
         self._results: dict[int, FunctionToolResult] = {}
         self._left: list[FunctionCall] = []
         self._under_way: dict[asyncio.Task[Any], list[FunctionCall]] = {}
+        self._twins: list[tuple[FunctionCall, FunctionCall]] = []
         for planned in plan.functions:
             output = answered.get(planned.call.call_id)
             if output is None:
@@ -218,6 +220,7 @@ class _Calls:
             if take_answers(run, waiting):
                 continue
             if not waiting and not self._under_way:
+                self._answer_twins()
                 return []
             if waiting and not waits_here:
                 return waiting
@@ -230,13 +233,32 @@ class _Calls:
         self._left = found.waiting_calls
         for planned, message in found.rejected:
             self._keep(planned, await reject(run, planned, message))
-        ready = found.ready
+        ready = self._without_twins(found.ready)
         if self._uncertain:
             for planned in [each for each in ready if not each.tool.idempotent]:
                 ready.remove(planned)
                 self._keep(planned, answer_uncertain_call(run, planned))
             self._uncertain = False
         return ready, list(found.waiting)
+
+    def _without_twins(self, ready: Sequence[FunctionCall]) -> list[FunctionCall]:
+        """A person has allowed one call: where the model made the same one of one id twice, it is made once."""
+        once: list[FunctionCall] = []
+        for planned in ready:
+            gated = planned.tool.needs_approval is not False
+            twin = next((each for each in once if gated and each.call.call_id == planned.call.call_id), None)
+            if twin is None:
+                once.append(planned)
+            else:
+                self._twins.append((planned, twin))
+        return once
+
+    def _answer_twins(self) -> None:
+        for planned, twin in self._twins:
+            output = self._results[id(twin)].run_item
+            item = dataclasses.replace(cast("ToolCallOutputItem", output))
+            self._run.emit_item(item)
+            self._keep(planned, item)
 
     def _begin(self, ready: list[FunctionCall], hosted: HostedSorted) -> None:
         run = self._run

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, get_args
 
 from runstream.clock import Clock, system_clock
-from runstream.errors import CursorExpired, RunExists, RunNotFound, RunSealed, StoreError, StoreUnavailable
+from runstream.errors import RunExists, RunNotFound, RunSealed, StoreError, StoreUnavailable
 from runstream.events.event import RunStatus
 from runstream.log import redis_scripts as scripts
 from runstream.log.base import (
@@ -38,10 +38,11 @@ from runstream.log.redis_hub import Hub
 from runstream.log.redis_inspect import inspect_server
 from runstream.log.redis_jobs import Job, Jobs
 from runstream.log.redis_link import script_command
-from runstream.log.redis_lists import Lists, micros, optional, parse_epochs, record_of
+from runstream.log.redis_lists import Lists, micros, optional, record_of
 from runstream.log.redis_options import RedisOptions
+from runstream.log.redis_pages import Pages
 from runstream.log.redis_server import Server
-from runstream.log.redis_tail import Patience, RedisTail, StoredPage, decode_entry
+from runstream.log.redis_tail import Patience, RedisTail
 
 __all__ = ["RedisStore"]
 
@@ -78,6 +79,7 @@ class RedisStore:
         self._hub = Hub(self._server, clock)
         self._jobs = Jobs(self._server)
         self._beat = RedisBeat(options)
+        self._pages = Pages(self._server)
         self._lists = Lists(self._server, self._hub, self._jobs)
         # Of runs that this process works on: the queue and the agent.
         self._held: dict[str, tuple[str, str]] = {}
@@ -301,23 +303,10 @@ class RedisStore:
             _logger.debug("ended runs are still listed as jobs: %s", error)
 
     async def read(self, run_id: str, after: int, *, max_bytes: int = 1_000_000) -> Page:
-        return (await self._read(run_id, after, max_bytes)).page
-
-    async def _read(self, run_id: str, after: int, max_bytes: int) -> StoredPage:
-        answer = await self._server.script(
-            scripts.READ, self._keys(run_id)[:2], [after, max(1, max_bytes)], purpose="read"
-        )
-        if answer is None:
-            raise RunNotFound(run_id, self.url)
-        last, ended, first, epochs, born, entries = answer
-        first_seq = int(first)
-        if after + 1 < first_seq:
-            raise CursorExpired(after, first_seq)
-        page = Page([decode_entry(entry)[0] for entry in entries], int(last), ended != b"")
-        return StoredPage(page, parse_epochs(epochs), first_seq, born)
+        return (await self._pages.read(run_id, after, max_bytes)).page
 
     def tail(self, run_id: str, after: int) -> Tail:
-        return RedisTail(self._hub, run_id, after, self._read)
+        return RedisTail(self._hub, run_id, after, self._pages.read)
 
     # What people ask of it.
 

@@ -216,6 +216,8 @@ class Lane:
         if tasks:
             await asyncio.wait(tasks)
         if self._wire is not None:
+            # Connecting may have come to its end before it heard that it was cancelled.
+            self.interrupt("the store was closed")
             await self._wire.lost
 
     async def _connect(self) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import Final
 
-__all__ = ["ALL", "APPEND", "CLAIM", "CREATE", "DELETE", "ENTER", "JOB", "READ", "RECORD", "RELEASE", "RENEW", "SEND"]
+__all__ = ["ALL", "APPEND", "CLAIM", "CREATE", "DELETE", "ENTER", "JOB", "RECORD", "RELEASE", "RENEW", "SEND"]
 __all__ += ["TAKE", "TRIM", "Script"]
 
 RECORD: Final = (
@@ -222,31 +222,6 @@ return answers
 """
 )
 
-READ = Script(
-    _EPOCH_AT
-    + """
--- KEYS: meta, log. ARGV: after, most bytes. Gives nil, or [last, ended, first, epochs, born, entries].
-local m = redis.call('HMGET', KEYS[1], 'last', 'ended', 'first', 'epochs', 'born')
-if not m[1] then return nil end
-local want, left, entries = ARGV[1] + 1, tonumber(ARGV[2]), {}
-if want >= tonumber(m[3]) and want <= tonumber(m[1]) then
-  local start = epoch_at(m[4], want) .. '-' .. string.format('%.0f', want)
-  while left > 0 do
-    local some = redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', 32)
-    for _, entry in ipairs(some) do
-      if left <= 0 then break end
-      entries[#entries + 1] = entry
-      left = left - #entry[2][4]
-    end
-    if #some < 32 then break end
-    start = '(' .. some[#some][1]
-  end
-  if #entries == 0 then return nil end
-end
-return {m[1], m[2], m[3], m[4], m[5], entries}
-"""
-)
-
 TRIM = Script(
     _EPOCH_AT
     + """
@@ -363,4 +338,4 @@ return {(best + 3) / 4, run}
 """
 )
 
-ALL: Final = (APPEND, CLAIM, CREATE, DELETE, ENTER, JOB, READ, RELEASE, RENEW, SEND, TAKE, TRIM)
+ALL: Final = (APPEND, CLAIM, CREATE, DELETE, ENTER, JOB, RELEASE, RENEW, SEND, TAKE, TRIM)

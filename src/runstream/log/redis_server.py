@@ -86,9 +86,9 @@ class Server:
         if failure is not None:
             raise failure
 
-    async def ask(self, key: str, *command: Any) -> Any:
+    async def ask(self, key: str, *command: Any, purpose: str = "main") -> Any:
         """The answer to one command. Raises StoreUnavailable, StoreError."""
-        return (await self.sequence([(key, command)]))[0]
+        return (await self.sequence([(key, command)], purpose))[0]
 
     async def script(
         self, script: Script, keys: Sequence[str], arguments: Sequence[Any] = (), *, purpose: str = "main"

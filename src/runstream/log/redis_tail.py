@@ -9,39 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from runstream.errors import RunNotFound, StoreError, StoreUnavailable
 from runstream.log.base import Page, Segment
 from runstream.log.cursor import Cursor, epoch_of, resolve
 from runstream.log.redis_hub import Hub, Topic, entry_order
+from runstream.log.redis_pages import StoredPage, decode_entry
 
-__all__ = ["Patience", "RedisTail", "StoredPage", "decode_entry"]
+__all__ = ["Patience", "RedisTail"]
 
 _MAX_SEGMENTS = 512
 _MAX_BYTES = 4_000_000
 _PAGE_BYTES = 1_000_000
 _ANOTHER_S = 10.0
 """A failure so long after the last one begins another outage."""
-
-
-def decode_entry(entry: Any) -> tuple[Segment, bool]:
-    """The segment of a stream's entry, and whether the log ends with it."""
-    entry_id, fields = entry
-    epoch, last = entry_order(entry_id)
-    return Segment(int(fields[1]), last, fields[3], epoch), len(fields) > 4
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPage:
-    """A page, and the history that it is of."""
-
-    page: Page
-    epochs: Sequence[tuple[int, int]]
-    first_seq: int
-    born: bytes
-    """When the run was entered: a run is another one than an earlier one of its id."""
 
 
 class Patience:

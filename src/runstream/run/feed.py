@@ -1,21 +1,19 @@
-"""A stored log as one reader sees it: fetched page by page, as it reads."""
+"""A stored log as one reader sees it: fetched page by page, and decoded segment by segment, as it reads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from runstream.events.event import Event
+from runstream.errors import StoreError
+from runstream.events.event import RUN_END, Event
 from runstream.events.segment import decode_segment
 from runstream.log.base import Segment, Store, Tail
-from runstream.log.memory import MemoryLog
 from runstream.run.bind import AgentBook, bind
 
 __all__ = ["StoredFeed", "events_of", "in_background"]
-
-# What the reader has passed is not kept: a page is about as many events.
-_KEPT_EVENTS = 4_000
 
 _background: set[asyncio.Task[Any]] = set()
 
@@ -26,6 +24,12 @@ def in_background(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     _background.add(task)
     task.add_done_callback(_background.discard)
     return task
+
+
+def _seen(fetching: asyncio.Task[None]) -> None:
+    """Whoever waited may have gone: an error is met again by the next wait."""
+    if not fetching.cancelled():
+        fetching.exception()
 
 
 def events_of(
@@ -43,10 +47,25 @@ def events_of(
     return events
 
 
-class StoredFeed(MemoryLog):
-    """Implements `Log`. `on_page` is told what was fetched, before the reader gets it."""
+class StoredFeed:
+    """Implements `Log`, for one reader: what it has read is not kept.
 
-    __slots__ = ("_book", "_fetching", "_on_page", "_store", "_tail")
+    `on_events` is told what was decoded, and the segment that it came from, before the reader gets it. A segment is
+    decoded when the reader comes to it, so that a long log holds up nobody else.
+    """
+
+    __slots__ = (
+        "_book",
+        "_events",
+        "_fetching",
+        "_on_events",
+        "_run_id",
+        "_segments",
+        "_store",
+        "_tail",
+        "last_seq",
+        "sealed",
+    )
 
     def __init__(
         self,
@@ -54,35 +73,62 @@ class StoredFeed(MemoryLog):
         run_id: str,
         after: int,
         book: AgentBook,
-        on_page: Callable[[Sequence[Event], Sequence[Segment]], None] | None = None,
+        on_events: Callable[[Sequence[Event], Segment], None] | None = None,
     ) -> None:
-        super().__init__(run_id, max_events=_KEPT_EVENTS, after=after)
+        self.last_seq = after
+        """Of the newest event that is decoded."""
+        self.sealed = False
         self._store = store
+        self._run_id = run_id
         self._book = book
-        self._on_page = on_page
+        self._on_events = on_events
+        self._events: Sequence[Event] = ()
+        self._segments: deque[Segment] = deque()
         self._tail: Tail | None = None
         self._fetching: asyncio.Task[None] | None = None
 
-    def wait(self, after: int) -> Awaitable[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def read(self, after: int) -> Sequence[Event]:
+        events = self._events
+        if not events or after >= self.last_seq:
+            return ()
+        skip = after + 1 - events[0].seq
+        return events[skip:] if skip else events
+
+    async def wait(self, after: int) -> None:
         if after < self.last_seq or self.sealed:
-            return super().wait(after)
-        return self._fetch()
+            return
+        if not self._segments:
+            # A task, so that a reader that gives up waiting breaks no read in two: the next wait finds it.
+            if self._fetching is None:
+                self._fetching = asyncio.get_running_loop().create_task(self._fetch())
+                self._fetching.add_done_callback(_seen)
+            await asyncio.shield(self._fetching)
+        if self._segments and after >= self.last_seq:
+            self._decode(self._segments.popleft())
+
+    def _decode(self, segment: Segment) -> None:
+        events = events_of([segment], self._run_id, self.last_seq, self._book)
+        if not events:
+            return
+        if events[0].seq != self.last_seq + 1:
+            raise StoreError(
+                f"the store {self._store.url} gave the event {events[0].seq} of {self._run_id} after {self.last_seq}: "
+                "its log is damaged"
+            )
+        if self._on_events is not None:
+            self._on_events(events, segment)
+        self._events = events
+        self.last_seq = events[-1].seq
+        self.sealed = events[-1].kind == RUN_END
 
     async def _fetch(self) -> None:
-        # A task, so that a reader that gives up waiting breaks no read in two: the next wait finds it.
-        if self._fetching is None:
-            self._fetching = asyncio.get_running_loop().create_task(self._next_page())
-        await asyncio.shield(self._fetching)
-
-    async def _next_page(self) -> None:
         try:
             if self._tail is None:
-                self._tail = self._store.tail(self.run_id, self.last_seq)
+                self._tail = self._store.tail(self._run_id, self.last_seq)
             page = await self._tail.next()
-            events = events_of(page.segments, self.run_id, self.last_seq, self._book)
-            if self._on_page is not None:
-                self._on_page(events, page.segments)
-            self.extend(events)
+            self._segments.extend(page.segments)
+            if page.ended and not page.segments and self.last_seq >= page.last_seq:
+                self.sealed = True  # a reader that had seen the end already is given no event that says so
         finally:
             self._fetching = None
 

@@ -76,9 +76,9 @@ class FollowedRun:
             self._folded_seq = page.segments[-1].last_seq
             self._note_epochs(page.segments)
 
-    def take_in(self, events: Sequence[Event], segments: Sequence[Segment]) -> None:
+    def take_in(self, events: Sequence[Event], segment: Segment) -> None:
         """Fold events that a reader has fetched, unless another has fetched them before."""
-        self._note_epochs(segments)
+        self._note_epochs((segment,))
         for event in events:
             if event.seq == self._folded_seq + 1:
                 self._folded_seq = event.seq

@@ -68,6 +68,8 @@ class _LoopClients(dict[tuple[ClientSettings, tuple[str | None, ...]], AsyncOpen
 
 # How long a stream may bring nothing, and a new connection may take: the official client's own limits.
 _READ_LIMIT_S = 600.0
+# About 60 deltas. With more at once the log would pack the first of them before its readers had a turn.
+_READ_BYTES = 16 * 1024
 _STREAM_TIMEOUT = httpx2.Timeout(_READ_LIMIT_S, connect=5.0, read=None)
 
 _routes: weakref.WeakKeyDictionary[AsyncOpenAI, DirectRoute] = weakref.WeakKeyDictionary()
@@ -285,7 +287,8 @@ def _direct_body(response: aiohttp.ClientResponse, watch: IdleWatch | None) -> S
     content = response.content
     stop = partial(content.set_exception, aiohttp.SocketTimeoutError("the stream fell silent"))
     request_id = response.headers.get("x-request-id")
-    return StreamBody(str(response.url), request_id, content.readany, partial(_release, response), watch, stop)
+    read = partial(content.read, _READ_BYTES)
+    return StreamBody(str(response.url), request_id, read, partial(_release, response), watch, stop)
 
 
 async def _release(response: aiohttp.ClientResponse) -> None:

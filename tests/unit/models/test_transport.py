@@ -286,6 +286,22 @@ async def test_a_body_of_known_length() -> None:
         assert await read(server.url) == (FRAMES, None)
 
 
+@pytest.mark.usefixtures("both_ways")
+async def test_a_fast_body_comes_in_pieces() -> None:
+    """However much has arrived, one read is about 16 kB: what is handed on at once has to fit what readers take."""
+    body = BODY * 2000
+    sizes: list[int] = []
+    async with (
+        serving(replying(head(f"Content-Length: {len(body)}"), body)) as server,
+        opened(server.url) as opened_body,
+    ):
+        async for frames in opened_body:
+            sizes.append(len(frames))
+            await asyncio.sleep(0)
+    assert sum(sizes) == 10_000
+    assert max(sizes) * len(BODY) / 5 <= 17_000
+
+
 async def test_an_empty_body() -> None:
     """No bytes are no frames; whether that is a response is for others to say."""
     async with serving(replying(CHUNKED, END)) as server:

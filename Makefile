@@ -2,13 +2,14 @@
 # make test   set up and run every test
 # make check  what CI runs before a merge: lint, format, types, import graph, sizes, tests
 # make record draw docs/assets/demo.svg from a real run of the demo
+# make chaos  kill workers, readers and servers, and check every log and reader (ARGS="redis --kills 100 --seed 1")
 # make bench  measure runstream beside its peers (each in an environment of its own)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint types install bench record clean
+.PHONY: demo test check lint types install bench chaos record clean
 
 demo: install
 	@$(BIN)/runstream demo $(ARGS)
@@ -29,6 +30,9 @@ types: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: install
+	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 record: install
 	$(BIN)/python tools/record_demo.py

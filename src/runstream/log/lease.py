@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runstream.errors import AgentsException
 from runstream.log.base import Store
 
 __all__ = ["LeaseKeeper"]
@@ -94,7 +93,7 @@ class LeaseKeeper:
             return
         try:
             renewals = self._store.renew(leases, self._lease_s)
-        except AgentsException as error:
+        except Exception as error:
             # The next beat tries again; should the lease run out meanwhile, the epoch keeps the log safe.
             _logger.warning("leases could not be renewed: %s", error)
             return

@@ -22,7 +22,7 @@ from runstream.run.host import StoreHost
 from runstream.run.resume import Resumed, fold_of_events
 from runstream.sessions.base import Session
 
-__all__ = ["Job", "RunAbandoned", "begin", "job_of"]
+__all__ = ["Job", "RunAbandoned", "RunNotBegun", "begin", "job_of"]
 
 JOB_VERSION = 1
 
@@ -39,6 +39,19 @@ class RunAbandoned(AgentsException):
         self.deliveries = deliveries
         super().__init__(
             f"the run {run_id!r} was begun {deliveries} times, and each time its worker stopped before it: given up"
+        )
+
+
+class RunNotBegun(AgentsException):
+    """A run whose process stopped before it had kept what it was asked to do."""
+
+    code = "run_not_begun"
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(
+            f"the process of the run {run_id!r} stopped before it had kept the run's input: nobody can go on with it. "
+            "Start it again"
         )
 
 
@@ -107,8 +120,28 @@ async def begin(
 ) -> ActiveRun:
     """Go on with the run from its last completed step, or begin it. Its log is this worker's now.
 
-    A run that was claimed more than `max_deliveries` times is ended as failed instead. Raises StoreError.
+    A run that was claimed more than `max_deliveries` times is ended as failed instead, and so is one of which neither
+    a job nor an event tells what was asked for. Raises StoreError; then its lease is no longer kept.
     """
+    record = claim.run
+    # From now on: reading a long log, or importing what runs need, may take longer than the lease.
+    host.hold(record.run_id, claim.epoch, config.lease_s)
+    try:
+        run = await _restored(claim, host, book, config, context=context, session=session, hooks=hooks)
+    except BaseException:
+        host.remove(record.run_id)
+        raise
+    if record.deliveries > max_deliveries:
+        run.broken = RunAbandoned(record.run_id, record.deliveries - 1)
+    elif record.job is None and run.resumed is None:
+        # The process that entered it died before it could write what the run is to do.
+        run.broken = RunNotBegun(record.run_id)
+    return run
+
+
+async def _restored(
+    claim: Claim, host: StoreHost, book: AgentBook, config: RunConfig, *, context: Any, session: Any, hooks: Any
+) -> ActiveRun:
     record = claim.run
     events, last_seq = await _state_of(host.store, record.run_id, book)
     fold = fold_of_events(events, book)
@@ -137,8 +170,6 @@ async def begin(
     else:
         run.claimed_epoch = claim.epoch
     run.durable = DurableRun(run, host, claim.epoch)
-    if record.deliveries > max_deliveries:
-        run.broken = RunAbandoned(record.run_id, record.deliveries - 1)
     return run
 
 

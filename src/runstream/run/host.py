@@ -10,7 +10,7 @@ import uuid
 from typing import Protocol
 
 from runstream.clock import Clock
-from runstream.errors import AgentsException, RunNotFound
+from runstream.errors import LeaseLost, RunNotFound
 from runstream.log.base import Command, Store
 from runstream.log.lease import LeaseKeeper
 from runstream.log.writer import StoreWriter
@@ -76,15 +76,19 @@ class StoreHost:
         """The run of that id, if it is carried out here."""
         return self._runs.get(run_id)
 
-    def add(self, run: Hosted, epoch: int, lease_s: float, limit_s: float | None) -> None:
-        """A run is carried out here from now on: its lease is kept and its commands are brought."""
-        self._runs[run.run_id] = run
+    def hold(self, run_id: str, epoch: int, lease_s: float, limit_s: float | None = None) -> None:
+        """Keep the lease of a run that is this process's, for `limit_s` seconds at the most."""
         keeper = self._keepers.get(lease_s)
         if keeper is None:
             keeper = self._keepers[lease_s] = LeaseKeeper(
                 self.store, lease_s, on_lost=self._lost, on_command=self._commanded
             )
-        keeper.hold(run.run_id, epoch, limit_s=limit_s)
+        keeper.hold(run_id, epoch, limit_s=limit_s)
+
+    def add(self, run: Hosted, epoch: int, lease_s: float, limit_s: float | None) -> None:
+        """A run is carried out here from now on: its lease is kept and its commands are brought."""
+        self._runs[run.run_id] = run
+        self.hold(run.run_id, epoch, lease_s, limit_s)
         if self._pump is None:
             self._pump = self._loop.create_task(self._bring_commands(), name="runstream commands")
         self._wake.set()
@@ -111,8 +115,6 @@ class StoreHost:
             pass  # the loop is closed, and its runs with it
 
     def _tell_lost(self, run_id: str) -> None:
-        from runstream.errors import LeaseLost
-
         run = self._runs.get(run_id)
         if run is not None:
             run.lose(LeaseLost(run_id))
@@ -131,7 +133,8 @@ class StoreHost:
                 known = {run_id: run.last_command for run_id, run in self._runs.items()}
                 for run_id in await self._changed(known):
                     await self.bring(run_id)
-            except AgentsException as error:
+            except Exception as error:
+                # Whatever it is, the runs go on, and the heartbeat tells of commands as well.
                 _logger.warning("commands cannot be read: %s", error)
                 await self.clock.sleep(_PAUSE_S)
 

@@ -233,6 +233,15 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def in_step(primary: RedisServer, replica: RedisServer) -> None:
+    """Returns once the replica has all that the primary has."""
+
+    def offset(server: RedisServer, name: str) -> str:
+        return server.command("INFO", "replication").partition(f"{name}:")[2].partition("\r")[0]
+
+    wait_until(lambda: offset(primary, "master_repl_offset") == offset(replica, "slave_repl_offset"))
+
+
 def main() -> int:
     found = install_server()
     if found is not None:

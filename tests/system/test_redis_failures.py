@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from redis_server import Proxy, RedisServer
+from redis_server import Proxy, RedisServer, in_step
 from runstream.clock import system_clock
 from runstream.errors import CursorInvalid, RunNotFound, StoreError, StoreUnavailable
 from runstream.log.base import Append, Claim, Command, NewRun, Refusal, Segment, StoredStatus
@@ -150,7 +150,7 @@ async def test_a_failover_to_a_replica_that_lagged(redis_pair: tuple[RedisServer
         await store.append([part("run", old, 1, 100)])
         tail = store.tail("run", 0)
         assert (await tail.next()).last_seq == 100
-        primary.command("WAIT", 1, 1000)
+        in_step(primary, replica)
         replica.command("REPLICAOF", "NO", "ONE")
         await store.append([part("run", old, 101, 120)])
         assert (await tail.next()).last_seq == 120
@@ -181,10 +181,10 @@ async def test_a_failover_to_a_replica_that_lagged(redis_pair: tuple[RedisServer
 async def test_a_flush_that_has_to_reach_a_replica(redis_pair: tuple[RedisServer, RedisServer]) -> None:
     """With wait_replicas a flush fails until a replica has it, however often it is repeated, on any connection."""
     primary, replica = redis_pair
-    url = f"{primary.url}?wait_replicas=1&wait_timeout_ms=100"
+    url = f"{primary.url}?wait_replicas=1&wait_timeout_ms=200"
     store, other = await opened(url), await opened(url)
     epoch = await begin(store)
-    assert await store.append([part("run", epoch, 1, 1)]) == [None]
+    assert await insist(store, part("run", epoch, 1, 1)) == [None]
     replica.pause()
     for each in (store, store, other):
         with pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
@@ -263,7 +263,7 @@ async def test_a_replica_takes_no_writes(redis_pair: tuple[RedisServer, RedisSer
     store = await opened(primary.url)
     epoch = await begin(store)
     await store.append([part("run", epoch, 1, 1, "completed")])
-    primary.command("WAIT", 1, 1000)
+    in_step(primary, replica)
     reading = await opened(replica.url)
     assert await read_to_the_end(reading, "run") == [(1, 1)]
     with pytest.raises(StoreError, match="read-only replica") as refused:
@@ -279,7 +279,7 @@ async def test_a_primary_that_is_demoted_can_be_retried(redis_pair: tuple[RedisS
     async with Proxy(primary.port) as proxy:
         store = await opened(f"redis://127.0.0.1:{proxy.port}")
         epoch = await begin(store)
-        primary.command("WAIT", 1, 1000)
+        in_step(primary, replica)
         replica.command("REPLICAOF", "NO", "ONE")
         primary.command("REPLICAOF", "127.0.0.1", replica.port)
         with pytest.raises(StoreUnavailable, match="failover"):

@@ -189,7 +189,7 @@ class Lane:
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         data = _packed(commands)
         wire = self._wire
-        if wire is not None and wire.transport is not None:
+        if wire is not None and wire.transport is not None and not wire.transport.is_closing():
             wire.ask(data, future, len(commands))
         elif self._closed:
             _fail(future, ConnectionResetError("the store was closed"), self._options.shown)

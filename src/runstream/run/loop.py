@@ -16,12 +16,13 @@ from runstream.agent.items import HandoffCallItem, ToolCallItem, TResponseInputI
 from runstream.errors import AgentsException, LeaseLost, MaxTurnsExceeded, RunTimeoutError, StoreError
 from runstream.events.event import RunStatus
 from runstream.run.active import ActiveRun
+from runstream.run.approvals import take_answers
 from runstream.run.collector import promote_imports
 from runstream.run.decide import Final
 from runstream.run.fallback import handled
 from runstream.run.history import Conversation, cancelled_output, open_calls
 from runstream.run.keeper import SessionKeeper
-from runstream.run.resume import turn_is_open
+from runstream.run.resume import open_requests, turn_is_open
 from runstream.run.scope import settle
 from runstream.run.tools import call_hooks
 from runstream.run.turn import Progress, TurnEnd, finish_open_turn, take_in, take_turn
@@ -238,6 +239,8 @@ async def _begin(run: ActiveRun, progress: Progress) -> TurnEnd | None:
     if not is_open:
         _take_inputs(run, progress)
         return None
+    if resumed.record is not None:
+        take_answers(run, open_requests(fold))
     return await finish_open_turn(run, progress)
 
 

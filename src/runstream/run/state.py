@@ -274,6 +274,7 @@ class RunState(Generic[TContext, TAgent]):
         """
         at = self._now().copied()
         fold = at.fold
+        made_elsewhere = _made_elsewhere(at)
         if run.starting_agent not in (at.starting_agent, fold.agent):
             at.fold = fold = rebound(fold, _book_of(run.starting_agent, fold))
             at.context = RunContextWrapper(at.context.context, at.context.usage)
@@ -292,7 +293,7 @@ class RunState(Generic[TContext, TAgent]):
             context=at.context,
         )
         run.go_on(resumed)
-        run.inbox.answers, run.inbox.inputs = at.answers, at.inputs
+        run.inbox.answers, run.inbox.inputs = [*made_elsewhere, *at.answers], at.inputs
         self._run = run
 
     # As JSON.

@@ -1,4 +1,4 @@
-"""For the tests of others: a scripted model, a local endpoint, a fake clock, the laws that stores keep.
+"""For the tests of others: a scripted model, replayed runs, a local endpoint, a fake clock, the laws that stores keep.
 
 Names are loaded when they are first used.
 """
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from runstream.testing.model_step import ModelStepSpec as ModelStepSpec
     from runstream.testing.model_step import assistant_message as assistant_message
     from runstream.testing.model_step import function_call as function_call
+    from runstream.testing.recording import RecordedCall as RecordedCall
+    from runstream.testing.recording import ReplayMismatch as ReplayMismatch
+    from runstream.testing.replay import ReplayModel as ReplayModel
     from runstream.testing.request import ScriptRequest as ScriptRequest
     from runstream.testing.request import ToolResult as ToolResult
     from runstream.testing.request import When as When
@@ -48,6 +51,8 @@ _MODULES = {
     "faults": ("Fault", "Raise"),
     "model": ("ScriptedModel",),
     "model_step": ("ModelCall", "ModelStep", "ModelStepSpec", "assistant_message", "function_call"),
+    "recording": ("RecordedCall", "ReplayMismatch"),
+    "replay": ("ReplayModel",),
     "request": ("ScriptRequest", "ToolResult", "When"),
     "script": ("Script",),
     "script_errors": ("InvalidModelStep", "ModelScriptError", "UnconsumedModelSteps", "UnexpectedModelCall"),

@@ -275,7 +275,7 @@ class RunState(Generic[TContext, TAgent]):
         at = self._now().copied()
         fold = at.fold
         made_elsewhere = _made_elsewhere(at)
-        if run.starting_agent not in (at.starting_agent, fold.agent):
+        if run.starting_agent is not at.starting_agent and run.starting_agent is not fold.agent:
             at.fold = fold = rebound(fold, _book_of(run.starting_agent, fold))
             at.context = RunContextWrapper(at.context.context, at.context.usage)
             restore_approvals(fold, at.context)

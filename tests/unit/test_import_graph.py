@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import gc
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src" / "runstream"
@@ -26,12 +28,17 @@ LAYERS: list[set[str]] = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     found: dict[str, ast.Module] = {}
-    for path in sorted(SOURCE.rglob("*.py")):
-        parts = path.relative_to(SOURCE).with_suffix("").parts
-        name = ".".join(part for part in parts if part != "__init__")
-        found[name] = ast.parse(path.read_text())
+    gc.disable()  # CPython 3.11 may lose count of its recursion (a SystemError) when the collector runs in the parser
+    try:
+        for path in sorted(SOURCE.rglob("*.py")):
+            parts = path.relative_to(SOURCE).with_suffix("").parts
+            name = ".".join(part for part in parts if part != "__init__")
+            found[name] = ast.parse(path.read_text())
+    finally:
+        gc.enable()
     return found
 
 

@@ -6,6 +6,7 @@ The loop (`run/loop.py`) drives it; results and readers look at it. It knows not
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import uuid
 from collections.abc import Coroutine, Sequence
@@ -45,6 +46,7 @@ from runstream.run.error_handlers import RunErrorHandlers
 from runstream.run.feed import StoredFeed
 from runstream.run.history import partial_messages
 from runstream.run.inbox import Inbox
+from runstream.run.observers import run_observers
 from runstream.run.readers import Place, RunTask
 from runstream.run.resume import Kept, Resumed, restore_approvals
 from runstream.run.scope import Scope
@@ -259,7 +261,11 @@ class ActiveRun:
 
     def start(self, drive: Coroutine[Any, Any, None]) -> None:
         """Begin, as a task of the running event loop."""
-        self.task = RunTask(drive, loop=asyncio.get_running_loop(), name=f"runstream {self.run_id}")
+        context = contextvars.copy_context() if run_observers else None
+        for begins in run_observers:
+            cast("contextvars.Context", context).run(begins, self)
+        loop = asyncio.get_running_loop()
+        self.task = RunTask(drive, loop=loop, name=f"runstream {self.run_id}", context=context)
         self.task.on_await = self._open_gate
         self.task.on_leave = self._waiter_left
         _running.add(self.task)
@@ -381,6 +387,11 @@ class ActiveRun:
             self._check_abandoned()
 
     # Readers.
+
+    @property
+    def reader_lags(self) -> list[int]:
+        """For each open reader: how many events it is behind the log."""
+        return [self.log.last_seq - place.cursor for place in self._readers]
 
     def enter(self, place: Place) -> None:
         """A reader has begun."""

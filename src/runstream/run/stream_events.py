@@ -255,6 +255,7 @@ class EventReader(_RunReader):
                 follower = self._from_store()
                 continue
             if event is not None:
+                place.cursor = event.seq
                 return event
             if follower.at_end:
                 self._close()

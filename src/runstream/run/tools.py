@@ -20,6 +20,7 @@ from runstream.errors import AgentsException, ModelBehaviorError, UserError
 from runstream.run.active import ActiveRun
 from runstream.run.config import ToolErrorFormatterArgs
 from runstream.run.decide import Final, FunctionCall, Plan
+from runstream.run.observers import tool_observers
 
 __all__ = [
     "UNCERTAIN_OUTPUT",
@@ -97,6 +98,8 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
         turn_input=run.context.turn_input,
     )
     run.context.share_with(context)
+    for begins in tool_observers:
+        begins(run, call.call_id)
     async with gate:
         await call_hooks(
             run,

@@ -18,13 +18,12 @@ async def answer(
     run_id: str, call_id: str | None, url: str, *, approved: bool, always: bool, message: str | None = None
 ) -> int:
     """Send the answer; without a call id, list what waits."""
-    from runstream.run.inbox import approval_command, approval_of
     from runstream.run.runner import Runner
 
     async with stored(url) as store:
         record = await store.find(run_id)
         result = await Runner.attach(run_id, store=store, after=record.first_seq - 1)
-        waiting = {item.call_id or "": item for item in result.interruptions}
+        waiting = {item.call_id or "": item for item in result.pending_approvals}
         if record.status == "interrupted":
             raise click.ClickException(
                 f"the run {run_id} has ended as interrupted: answers go into its state, for its program; "
@@ -40,8 +39,10 @@ async def answer(
         if item is None:
             others = f"; waiting: {', '.join(waiting)}" if waiting else ""
             raise click.ClickException(f"no call {call_id} waits for an answer in {run_id} ({record.status}){others}")
-        given = approval_of(call_id, item.tool_name or "", approved=approved, always=always, message=message)
-        await store.send(run_id, approval_command(given))
+        if approved:
+            await result.approve(item, always=always)
+        else:
+            await result.reject(item, message=message, always=always)
     click.echo(f"{'approved' if approved else 'rejected'} {_call(item)}")
     return 0
 

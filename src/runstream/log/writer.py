@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from runstream.clock import Clock
-from runstream.errors import LeaseLost, RunNotFound, StoreError, StoreUnavailable
+from runstream.errors import CursorExpired, LeaseLost, RunNotFound, StoreError, StoreUnavailable
 from runstream.events.event import Event
 from runstream.events.segment import encode_segment
 from runstream.log.base import Append, Refusal, Segment, Store, StoredStatus
@@ -82,7 +82,7 @@ class RunWriter:
         self.durable = True
         """False once the run has gone on without its store; the log there is what was written until then."""
         self.failure: Exception | None = None
-        """Why nothing more is written: LeaseLost, or the store's error."""
+        """Why nothing more is written: LeaseLost, RunNotFound where the run was deleted, or the store's error."""
         self.goes_on_undurable = goes_on_undurable
         self._limit_s = limit_s
         self._on_failure = on_failure
@@ -118,8 +118,8 @@ class RunWriter:
     async def commit(self) -> None:
         """Return once everything that is in the log is in the store.
 
-        Raises LeaseLost where another worker has the run, StoreUnavailable after the run's limit, StoreError. A run
-        that goes on without its store does not wait for it.
+        Raises LeaseLost where another worker has the run, RunNotFound where it was deleted, StoreUnavailable after the
+        run's limit, StoreError. A run that goes on without its store does not wait for it.
         """
         await self._commit(self.last_seq)
 
@@ -152,8 +152,9 @@ class RunWriter:
         self._raise_failure()
 
     def _raise_failure(self) -> None:
-        if self.failure is not None and (isinstance(self.failure, LeaseLost) or not self.goes_on_undurable):
-            raise self.failure
+        failure = self.failure
+        if failure is not None and (isinstance(failure, LeaseLost | RunNotFound) or not self.goes_on_undurable):
+            raise failure
 
     def wait_committed(self, seq: int) -> asyncio.Future[None]:
         """Awaiting it returns once that seq is in the store, or nothing more is written."""
@@ -168,7 +169,11 @@ class RunWriter:
     def next_append(self) -> Append | None:
         """The part of the next flush: the one that was not answered yet, else what has come since."""
         if self._append is None and self.failure is None:
-            events = self._take()
+            try:
+                events = self._take()
+            except CursorExpired as error:
+                self.fail(self._lost(error.first_seq))
+                return None
             if events:
                 segment = Segment(events[0].seq, events[-1].seq, encode_segment(events))
                 status = None
@@ -193,6 +198,12 @@ class RunWriter:
             pending = [*pending, self._end]
         return pending
 
+    def _lost(self, first_seq: int) -> StoreError:
+        return StoreError(
+            f"the store {self._writer.store.url} has lost events of {self.run_id} before {first_seq}, which this "
+            "process no longer has either"
+        )
+
     def _read(self, first: int) -> list[Event]:
         events: list[Event] = []
         while first <= self._log.last_seq and len(events) < _MAX_EVENTS:
@@ -213,6 +224,9 @@ class RunWriter:
         elif refusal == "gap" and last_seq is not None and last_seq < append.segment.first_seq:
             # The store has lost its newest events (a crash, a replica that lagged). This process still has them, and
             # nobody else has the run: the same events are written again.
+            if last_seq + 1 < self._log.first_seq:
+                self.fail(self._lost(self._log.first_seq))
+                return
             url = self._writer.store.url
             _logger.warning("%s has lost events of %s after %d: written again", url, self.run_id, last_seq)
             self.committed_seq = last_seq
@@ -250,6 +264,8 @@ class RunWriter:
         if self.failure is not None:
             return
         self.failure = error
+        if self.goes_on_undurable and self.durable and not isinstance(error, LeaseLost | RunNotFound):
+            _logger.error("%s goes on without its store: %s", self.run_id, error)
         self.durable = False
         self._log.pending = None
         self._append = None
@@ -361,6 +377,11 @@ class StoreWriter:
             try:
                 refusals = await self.store.append(appends)
             except StoreError as error:
+                if not error.retryable and len(runs) > 1:
+                    # It may be the fault of one of them.
+                    for run, append in zip(runs, appends, strict=True):
+                        await self._write([run], [append])
+                    return
                 now = self.clock.now()
                 for run in runs:
                     run.not_answered(error, now)
@@ -370,21 +391,36 @@ class StoreWriter:
                 for run in runs:
                     run.fail(unexpected)
             else:
+                unanswered: list[RunWriter] = []
                 for run, refusal in zip(runs, refusals, strict=True):
-                    if run.failure is None:
-                        run.answered(refusal, await self._last_seq(run) if refusal == "gap" else None)
-                return
+                    if refusal is not None:
+                        if not await self._refused(run, refusal):
+                            unanswered.append(run)
+                    elif run.failure is None:
+                        run.answered(None)
+                if not unanswered:
+                    return
+                runs = unanswered
             left = [(run, append) for run in runs if (append := run.next_append()) is not None]
             runs, appends = [run for run, _ in left], [append for _, append in left]
             if runs:
                 await self.clock.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LAST_PAUSE_S)
 
-    async def _last_seq(self, run: RunWriter) -> int | None:
-        try:
-            return (await self.store.find(run.run_id)).last_seq
-        except (StoreError, RunNotFound):
-            return None
+    async def _refused(self, run: RunWriter, refusal: Refusal) -> bool:
+        """Tell the run why its part was not written; False where the same has to be sent once more."""
+        last_seq = None
+        if run.failure is None and refusal == "gap":
+            try:
+                last_seq = (await self.store.find(run.run_id)).last_seq
+            except StoreError as error:
+                run.not_answered(error, self.clock.now())
+                return False
+            except RunNotFound:
+                refusal = "gone"
+        if run.failure is None:
+            run.answered(refusal, last_seq)
+        return True
 
     async def aclose(self) -> None:
         """Stop; what was not flushed is not."""

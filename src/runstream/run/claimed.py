@@ -9,10 +9,11 @@ from typing import Any, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.items import TResponseInputItem
-from runstream.errors import AgentsException, UserError
+from runstream.errors import AgentsException, StoreUnavailable, UserError
 from runstream.events.codec import plain
-from runstream.events.event import Event
+from runstream.events.event import Event, RunStart
 from runstream.log.base import Claim, Store
+from runstream.log.fold import RunFold
 from runstream.run.active import ActiveRun
 from runstream.run.bind import AgentBook
 from runstream.run.config import DEFAULT_MAX_TURNS, RunConfig
@@ -124,13 +125,23 @@ async def begin(
     a job nor an event tells what was asked for. Raises StoreError; then its lease is no longer kept.
     """
     record = claim.run
+    config = replace(config, store=host.store)
     # From now on: reading a long log, or importing what runs need, may take longer than the lease.
     host.hold(record.run_id, claim.epoch, config.lease_s)
     try:
         run = await _restored(claim, host, book, config, context=context, session=session, hooks=hooks)
-    except BaseException:
-        host.remove(record.run_id)
-        raise
+    except BaseException as error:
+        if (
+            not isinstance(error, Exception)
+            or record.deliveries <= max_deliveries
+            or isinstance(error, StoreUnavailable)
+        ):
+            host.remove(record.run_id)
+            raise
+        # Nobody can read what it is to do, and it must end all the same.
+        run = _active(claim, book, config, Job(""), None, context=None, session=None, hooks=None)
+        run.go_on(Resumed(RunFold(), taken_over=True, last_seq=record.last_seq), epoch=claim.epoch)
+        run.durable = DurableRun(run, host, claim.epoch)
     if record.deliveries > max_deliveries:
         run.broken = RunAbandoned(record.run_id, record.deliveries - 1)
     elif record.job is None and run.resumed is None:
@@ -148,22 +159,15 @@ async def _restored(
     if events and fold.response_seq is None and events[-1].seq < last_seq:
         fold.response_seq = events[-1].seq + 1  # deltas of a model that announces nothing before them
     job = Job("") if record.job is None else job_of(record.job)
-    start = fold.start
-    options = (start.options or {}) if start is not None else {}
-    agent = book.find(record.agent)
-    run = ActiveRun(
-        agent=agent,
-        input=cast("str | list[TResponseInputItem]", job.input if start is None else start.input),
+    run = _active(
+        claim,
+        book,
+        config,
+        job,
+        fold.start,
         context=context if context is not None else job.context,
-        max_turns=job.max_turns if start is None else start.max_turns,
-        hooks=hooks,
-        config=replace(config, run_id=record.run_id, store=host.store, owner=record.owner, on_abandon="detach"),
-        error_handlers=None,
         session=await _session_of(session, job.session_id),
-        previous_response_id=options.get("previous_response_id"),
-        conversation_id=options.get("conversation_id"),
-        auto_previous_response_id=bool(options.get("auto_previous_response_id")),
-        streamed=True,
+        hooks=hooks,
     )
     if events:
         run.go_on(Resumed(fold, taken_over=True, last_seq=last_seq), epoch=claim.epoch)
@@ -171,6 +175,35 @@ async def _restored(
         run.claimed_epoch = claim.epoch
     run.durable = DurableRun(run, host, claim.epoch)
     return run
+
+
+def _active(
+    claim: Claim,
+    book: AgentBook,
+    config: RunConfig,
+    job: Job,
+    start: RunStart | None,
+    *,
+    context: Any,
+    session: Session | None,
+    hooks: Any,
+) -> ActiveRun:
+    record = claim.run
+    options = (start.options or {}) if start is not None else {}
+    return ActiveRun(
+        agent=book.find(record.agent),
+        input=cast("str | list[TResponseInputItem]", job.input if start is None else start.input),
+        context=context,
+        max_turns=job.max_turns if start is None else start.max_turns,
+        hooks=hooks,
+        config=replace(config, run_id=record.run_id, owner=record.owner, on_abandon="detach"),
+        error_handlers=None,
+        session=session,
+        previous_response_id=options.get("previous_response_id"),
+        conversation_id=options.get("conversation_id"),
+        auto_previous_response_id=bool(options.get("auto_previous_response_id")),
+        streamed=True,
+    )
 
 
 async def _session_of(session: Session | SessionFactory | None, session_id: str | None) -> Session | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from runstream.errors import AgentsException, LeaseLost, StoreUnavailable
+from runstream.errors import AgentsException, LeaseLost, RunNotFound, StoreUnavailable
 from runstream.events.event import Event, RunStatus
 from runstream.log.base import Command, NewRun, StoredStatus
 from runstream.log.writer import RunWriter
@@ -57,7 +57,8 @@ class DurableRun:
 
     def lose(self, error: Exception) -> None:
         """Nothing more of this run is kept: it ends here, unless it is to go on without its store."""
-        if isinstance(error, LeaseLost):
+        if isinstance(error, LeaseLost | RunNotFound):
+            # Another worker goes on with it, or somebody has deleted it: there is nothing to go on for.
             self.writer.fail(error)
         elif self.writer.goes_on_undurable:
             return

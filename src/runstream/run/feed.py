@@ -23,13 +23,14 @@ def in_background(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     task = asyncio.get_running_loop().create_task(work)
     _background.add(task)
     task.add_done_callback(_background.discard)
+    task.add_done_callback(_seen)
     return task
 
 
-def _seen(fetching: asyncio.Task[None]) -> None:
-    """Whoever waited may have gone: an error is met again by the next wait."""
-    if not fetching.cancelled():
-        fetching.exception()
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Whoever waited may have gone: its error is told elsewhere, or met again by the next wait."""
+    if not task.cancelled():
+        task.exception()
 
 
 def events_of(

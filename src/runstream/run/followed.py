@@ -7,7 +7,9 @@ reader costs the others nothing. What readers pass is folded once into the state
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from runstream.agent.agent import Agent
@@ -26,6 +28,8 @@ from runstream.run.readers import Place
 from runstream.run.resume import apply, restore_approvals
 
 __all__ = ["FollowedRun", "follow"]
+
+_logger = logging.getLogger("runstream")
 
 
 class _ThroughStore:
@@ -232,12 +236,17 @@ class FollowedRun:
             await self.store.send(self.run_id, Command("cancel", {"mode": mode}))
         except RunSealed:
             pass  # it has ended by itself meanwhile
+        except AgentsException as error:
+            # Whoever asked may not wait for it.
+            _logger.error("the run %s cannot be told to end: %s", self.run_id, error)
+            raise
 
 
 async def follow(store: Store, run_id: str, after: int | str, book: AgentBook, config: RunConfig) -> FollowedRun:
     """The run of that id. Raises RunNotFound, CursorInvalid, CursorExpired."""
     record = await store.find(run_id)
     seq = resolve(after, record.epochs, record.first_seq, record.last_seq)
-    followed = FollowedRun(store, record, book, seq, config)
+    # Whoever reads does not own: leaving `async with` the handle leaves the run alone.
+    followed = FollowedRun(store, record, book, seq, replace(config, on_abandon="detach"))
     await followed.catch_up()
     return followed

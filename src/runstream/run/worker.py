@@ -140,7 +140,7 @@ class Worker:
             except asyncio.CancelledError:
                 claim = await self._last_claim(claiming)
                 if claim is not None:
-                    await host.store.release(claim.run.run_id, claim.epoch)
+                    await self._give_back(host, claim)
                 raise
             return await self._last_claim(claiming)
         finally:
@@ -163,10 +163,17 @@ class Worker:
             await self._config.clock.sleep(_PAUSE_S)
             return None
 
+    async def _give_back(self, host: StoreHost, claim: Claim) -> None:
+        """Let another worker begin the run at once; without the store it is begun when its lease has run out."""
+        try:
+            await host.store.release(claim.run.run_id, claim.epoch)
+        except StoreError as error:
+            _logger.warning("the run %s cannot be given back: %s", claim.run.run_id, error)
+
     async def _begin(self, host: StoreHost, claim: Claim) -> None:
         run_id = claim.run.run_id
         if self._stopping.is_set():
-            await host.store.release(run_id, claim.epoch)
+            await self._give_back(host, claim)
             return
         try:
             run = await begin(

@@ -20,6 +20,11 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ("redis_fixtures",)
 
+# Assertions of the laws of stores say what was compared. Here, since whoever imports them first settles it.
+pytest.register_assert_rewrite(
+    *(f"runstream.testing.store_{name}" for name in ("trial", "log_laws", "reader_laws", "claim_laws", "keeping_laws"))
+)
+
 # The same examples in each run: a failure is a failure for everybody.
 settings.register_profile(
     "fixed", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]

@@ -119,7 +119,7 @@ def _decision(run: ActiveRun, request: ToolApprovalItem) -> tuple[bool | None, s
 
 
 def _decision_anew(run: ActiveRun, request: ToolApprovalItem) -> tuple[bool | None, str | None]:
-    """The decision about a call that has the id of one of an earlier turn: what was decided about that has been used."""
+    """The decision about a call with the id of one of an earlier turn: what was decided about that has been used."""
     run.context.approvals.forget(request.call_id or "")
     return _decision(run, request)
 

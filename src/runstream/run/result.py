@@ -19,7 +19,8 @@ from runstream.run.history import input_items_of
 from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.readers import RunTask
 from runstream.run.resume import open_requests, pending_requests, waiting_message
-from runstream.run.state import RunState, Standing
+from runstream.run.standing import Standing
+from runstream.run.state import RunState
 from runstream.run.stream_events import EventReader, StreamEvent, StreamReader
 
 __all__ = ["RunResult", "RunResultBase", "RunResultStreaming", "ToInputListMode"]

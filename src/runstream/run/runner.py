@@ -262,6 +262,11 @@ def _prepare(
     _checked_max_turns(options["max_turns"])
     config = RunConfig.of(options.pop("run_config"))
     config.check_supported()
+    if config.on_approval == "wait" and config.store is None and not options["streamed"]:
+        raise UserError(
+            "a run that waits for approval in place is answered through its handle, which run and run_sync do not give "
+            "before the end: use run_streamed, a store (to answer through Runner.attach), or on_approval='interrupt'"
+        )
     if state is not None and config.reasoning_item_id_policy is None:
         config = replace(config, reasoning_item_id_policy=state.reasoning_item_id_policy)
     session = options["session"]

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, cast
 
 from typing_extensions import TypeVar
@@ -36,7 +34,6 @@ from runstream.log.fold import RunFold
 from runstream.run.active import ActiveRun
 from runstream.run.bind import AgentBook
 from runstream.run.config import DEFAULT_MAX_TURNS
-from runstream.run.followed import FollowedRun
 from runstream.run.inbox import approval_of, input_items_of
 from runstream.run.resume import (
     Resumed,
@@ -49,10 +46,9 @@ from runstream.run.resume import (
     waiting_message,
 )
 from runstream.run.saved_context import ContextDeserializer, ContextSerializer, context_from_plain, context_to_plain
+from runstream.run.standing import Standing
 
-__all__ = ["ContextOverride", "RunState", "Standing"]
-
-_logger = logging.getLogger("runstream")
+__all__ = ["ContextOverride", "RunState"]
 
 TAgent = TypeVar("TAgent", bound="Agent[Any]", default="Agent[Any]")
 
@@ -61,68 +57,6 @@ ReasoningItemIdPolicy: TypeAlias = Literal["preserve", "omit"]
 
 FORMAT = "runstream.run_state"
 VERSION = 1
-
-
-@dataclass(slots=True)
-class Standing:
-    """Where a run stands. Of a run that is over it may be kept without a copy."""
-
-    fold: RunFold
-    context: RunContextWrapper[Any]
-    starting_agent: Agent[Any]
-    input: Any
-    """What the results show: a handoff's filter may have replaced it."""
-    filtered: tuple[int, tuple[RunItem, ...]] | None = None
-    base: list[TResponseInputItem] | None = None
-    """What the run began with as input items, the session's first; None where that has to be found out."""
-    saved: int | None = 0
-    """How many of the items the session has; None where that has to be found out."""
-    input_saved: bool = False
-    omits_reasoning_ids: bool = False
-    answers: list[ApprovalResolved] = field(default_factory=list[ApprovalResolved])
-    """What people have answered and the run has not taken in."""
-    inputs: list[InputAdded] = field(default_factory=list[InputAdded])
-
-    @classmethod
-    def of(cls, run: ActiveRun | FollowedRun) -> Standing:
-        """Where that run stands now."""
-        if isinstance(run, FollowedRun):
-            start = run.book.find(run.record.agent)
-            omits = run.omits_reasoning_ids
-            return cls(run.fold, run.context, start, run.input, saved=None, omits_reasoning_ids=omits)
-        return cls(
-            run.fold,
-            run.context,
-            run.starting_agent,
-            run.input,
-            run.filtered,
-            run.kept.base,
-            run.kept.saved,
-            run.kept.input_saved,
-            run.omits_reasoning_ids,
-            run.inbox.answers,
-            run.inbox.inputs,
-        )
-
-    def copied(self) -> Standing:
-        """The same, apart from what may still change."""
-        fold = RunFold()
-        for name in RunFold.__slots__:
-            value = getattr(self.fold, name)
-            setattr(fold, name, list(cast("list[Any]", value)) if isinstance(value, list) else value)
-        return Standing(
-            fold,
-            _copied_context(self.context),
-            self.starting_agent,
-            self.input,
-            self.filtered,
-            self.base,
-            self.saved,
-            self.input_saved,
-            self.omits_reasoning_ids,
-            list(self.answers),
-            list(self.inputs),
-        )
 
 
 class RunState(Generic[TContext, TAgent]):
@@ -406,13 +340,6 @@ class RunState(Generic[TContext, TAgent]):
         """Raises UserError for anything but the present one: which tools were used is read from the run's items."""
         if snapshot and {name: list(tools) for name, tools in snapshot.items()} != self.get_tool_use_tracker_snapshot():
             raise UserError("which tools an agent has used is read from the items of the run, and cannot be set")
-
-
-def _copied_context(context: RunContextWrapper[Any]) -> RunContextWrapper[Any]:
-    copied = copy.copy(context)
-    copied.usage = copy.deepcopy(context.usage)
-    copied.approvals = context.approvals.copy()
-    return copied
 
 
 def _decide(context: RunContextWrapper[Any], request: ToolApprovalItem, answer: ApprovalResolved) -> None:

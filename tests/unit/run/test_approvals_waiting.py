@@ -173,6 +173,14 @@ async def test_a_state_goes_on_where_the_run_waits_in_place() -> None:
     assert outputs(result) == {"r1": "refunded 1", "r2": "refunded 2"}
 
 
+async def test_a_run_without_a_handle_does_not_wait() -> None:
+    """Nobody could answer; with a store somebody can."""
+    with pytest.raises(UserError, match="is answered through its handle"):
+        await Runner.run(agent_of("Done."), "hi", run_config=RunConfig(on_approval="wait"))
+    config = RunConfig(on_approval="wait", store="memory://handles")
+    assert (await Runner.run(agent_of("Done."), "hi", run_config=config)).final_output == "Done."
+
+
 # Ends while a run waits.
 
 

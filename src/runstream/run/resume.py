@@ -105,6 +105,8 @@ def fold_to_plain(fold: RunFold) -> dict[str, Any]:
         items.append(
             {"agent": item.agent.name, "type": record.type, "raw": plain(record.raw), "more": plain(record.more)}
         )
+        if isinstance(item, ToolCallOutputItem) and not isinstance(item.output, str):
+            items[-1]["output"] = plain(item.output)  # a tool's output may be the run's
     start = fold.start
     return {
         "version": VERSION,
@@ -137,6 +139,8 @@ def fold_from_plain(data: dict[str, Any], book: AgentBook) -> RunFold:
             item = restore_item(added, record["agent"], book)
             if item is None:
                 raise UserError(f"item {index} of the state is a {record['type']!r}, which this version does not know")
+            if "output" in record:
+                item.output = record["output"]
             fold.items.append(item)
         fold.responses = [_response_from_plain(response) for response in data["responses"]]
         fold.response_index = data["response_index"]

@@ -318,6 +318,20 @@ async def test_a_session_that_others_write_to_meanwhile() -> None:
     ]
 
 
+async def test_outputs_that_are_no_text() -> None:
+    """A tool's output that becomes the run's is what the tool gave, also after JSON."""
+
+    @function_tool
+    def figures() -> dict[str, Any]:
+        return {"of": [1, 2]}
+
+    agent = agent_of([ToolCall("figures", call_id="f1"), call(1)], tool_use_behavior="stop_on_first_tool")
+    agent.tools.append(figures)
+    state = await RunState.from_string(agent, (await interrupted(agent)).to_string())
+    state.approve("r1")
+    assert (await Runner.run(agent, state)).final_output == {"of": [1, 2]}
+
+
 # The context.
 
 

@@ -8,8 +8,9 @@ import signal
 
 from chaos.scene import moments_of
 from chaos.trial import Trial
+from redis_server import Proxy, RedisServer, in_step
 
-__all__ = ["kills", "stops"]
+__all__ = ["failovers", "kills", "restarts", "stops"]
 
 # The moment that a worker is in, and how much later it is struck, at most: before, in and after tools and answers.
 _MOMENTS = (("begin", 0.03), ("end", 0.01), ("model", 0.11), ("claim", 0.02), ("append", 0.02))
@@ -42,3 +43,35 @@ async def stops(trial: Trial, count: int) -> None:
         await asyncio.sleep(trial.random.random() * (0.2 if taken is not None else 1.0))
         os.kill(pid, signal.SIGCONT)
         await asyncio.sleep(trial.random.uniform(0.2, 0.5))
+
+
+async def restarts(trial: Trial, count: int, server: RedisServer) -> None:
+    """kill -9 for the redis-server in mid-stream; it comes back with what it had written."""
+    for _ in range(count):
+        await trial.next_moment(trial.random.choice(("model", "begin", "end", "append")))
+        await asyncio.sleep(trial.random.random() * 0.1)
+        server.kill()
+        trial.counts["server kills"] += 1
+        await asyncio.sleep(trial.random.random() * 0.5)
+        await asyncio.to_thread(server.start)
+        await asyncio.sleep(trial.random.uniform(0.5, 1.5))
+
+
+async def failovers(trial: Trial, count: int, proxy: Proxy, servers: list[RedisServer]) -> None:
+    """So many times the primary dies, and a replica takes its place that has not had its last 0.3 s."""
+    primary, replica = servers
+    for number in range(count):
+        await trial.next_moment("model")
+        await asyncio.sleep(trial.random.random() * 0.1)
+        replica.command("REPLICAOF", "NO", "ONE")
+        await asyncio.sleep(0.3)
+        primary.kill()
+        proxy.lead_to(replica.port)
+        trial.counts["failovers"] += 1
+        if number + 1 == count:
+            break
+        await asyncio.sleep(trial.random.uniform(0.5, 1.5))
+        primary, replica = replica, primary
+        await asyncio.to_thread(replica.start)
+        replica.command("REPLICAOF", "127.0.0.1", primary.port)
+        await asyncio.to_thread(in_step, primary, replica)

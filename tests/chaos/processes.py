@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from chaos.scene import Lines, agents
 from runstream import RunConfig, Runner
 from runstream.errors import CursorExpired, CursorInvalid, RunNotFound, StoreError
@@ -142,7 +144,8 @@ async def work(plan: Plan) -> None:
 
 def digest_of(event: Event) -> str:
     """The same for the same event in whichever process."""
-    return f"{zlib.crc32(encode(event)):08x}"
+    fields = msgspec.json.decode(encode(event))
+    return f"{zlib.crc32(msgspec.json.encode(fields, order='sorted')):08x}"
 
 
 async def read(plan: Plan, name: str, mode: ReaderMode) -> None:
@@ -183,6 +186,12 @@ class _Following:
         self._ended = False
 
     async def follow(self) -> None:
+        try:
+            await self._follow()
+        except RunNotFound:
+            self._lines.write("gone", self._run_id, 0, 0)
+
+    async def _follow(self) -> None:
         await self._first_place()
         while not self._ended:
             try:
@@ -193,9 +202,6 @@ class _Following:
             except CursorExpired as error:
                 self._lines.write("expired", self._run_id, error.first_seq - 1, error.first_seq - 1)
                 self._after = error.first_seq - 1
-            except RunNotFound:
-                self._lines.write("gone", self._run_id, 0, 0)
-                return
             except StoreError:
                 await asyncio.sleep(_RETRY_S)
 

@@ -29,6 +29,8 @@ from runstream.log.open_store import open_store
 __all__ = ["Report", "Trial"]
 
 _POLL_S = 0.02
+_TAKEOVER_S = 1.0
+"""Beyond the lease, a takeover may take so long."""
 _MODES: tuple[ReaderMode, ...] = ("start", "late", "reconnect")
 _COMPLAINTS = ("never retrieved", "was destroyed", "Traceback", "never awaited")
 
@@ -67,6 +69,7 @@ class Trial:
         seed: int = 0,
         forgets: bool = False,
     ) -> None:
+        """`forgets`: the store may lose what it has acknowledged, whole runs and calls that were begun included."""
         self.plan = plan
         self.random = random.Random(seed)
         self.store: Store = open_store(plan.url)
@@ -244,7 +247,7 @@ class Trial:
     def _check(self, report: Report, runs: dict[str, Stored]) -> None:
         moments = moments_of(self.plan.moments)
         report.counts["runs"] = len(runs)
-        report.counts["runs lost"] += len(self.lost)
+        report.counts["runs lost"] = len(self.lost)
         report.counts["events"] = sum(len(run.events) for run in runs.values())
         report.counts["tool calls"] = sum(moment.kind == "begin" for moment in moments)
         report.counts["discarded attempts"] = sum(
@@ -252,17 +255,24 @@ class Trial:
         )
         for run in runs.values():
             report.broken += broken_laws(run)
-        report.broken += broken_tools(list(runs.values()), moments)
+        tools = broken_tools(list(runs.values()), moments)
+        if self._forgets:
+            report.counts["calls that were forgotten and run again"] = len(tools)
+        else:
+            report.broken += tools
         for mode in _MODES:
             lines = self.plan.record(mode).read_text().splitlines()
-            broken, counts = broken_readers(runs, lines, digest_of, from_start=mode != "late")
+            broken, counts = broken_readers(runs, lines, digest_of, from_start=mode != "late", forgets=self._forgets)
             report.broken += [f"reader {mode}: {fault}" for fault in broken]
             report.counts["resyncs"] += counts["resync"]
+            if self._forgets:
+                report.counts["ends that were forgotten"] += counts["forgotten ends"]
         self._measure(report, moments)
         text = self.plan.output.read_text() if self.plan.output.exists() else ""
         report.broken += [f"a process complained: {line}" for line in text.splitlines() if _is_complaint(line)]
 
     def _measure(self, report: Report, moments: list[Moment]) -> None:
+        report.counts["late takeovers"] = 0
         claims: dict[str, list[Moment]] = {}
         appends = {(moment.subject, moment.epoch): moment.at_s for moment in moments if moment.kind == "append"}
         for moment in moments:
@@ -279,7 +289,8 @@ class Trial:
                 elif written is not None:
                     took_s = written - max(deaths[-1], before.at_s)
                     report.takeovers_s.append(took_s)
-                    if took_s > self.plan.lease_s + 1.0:
+                    if took_s > self.plan.lease_s + _TAKEOVER_S:
+                        report.counts["late takeovers"] += 1
                         report.notes.append(f"{run_id} was taken over after {took_s:.2f} s: {before} {after}")
 
 

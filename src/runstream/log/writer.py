@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
-from runstream.clock import Clock
+from runstream.clock import Clock, system_clock
 from runstream.errors import CursorExpired, LeaseLost, RunNotFound, StoreError, StoreUnavailable
 from runstream.events.event import Event
 from runstream.events.segment import encode_segment
@@ -37,6 +38,10 @@ _FULL = 500
 # So many events that are not yet in the store make the run wait.
 _MAX_PENDING = 4_000
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.02, 1.0
+
+
+_Waiter: TypeAlias = tuple[int, "asyncio.Future[None]", bool]
+"""What is woken once that seq is in the store, and whether it waits also where the run goes on without its store."""
 
 
 class RunWriter:
@@ -91,7 +96,7 @@ class RunWriter:
         self._end: Event | None = None
         self._end_status: StoredStatus | None = None
         self._failed_at: float | None = None
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiters: list[_Waiter] = []
         log.pending = []
 
     @property
@@ -137,7 +142,7 @@ class RunWriter:
             return
         self._writer.mark(self, urgent=True, full=False)
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append((seq, waiter))
+        self._waiters.append((seq, waiter, even_undurable))
         try:
             async with self._clock.timeout(self._limit_s):
                 await waiter
@@ -163,7 +168,7 @@ class RunWriter:
             waiter.set_result(None)
         else:
             self._waiters = [entry for entry in self._waiters if not entry[1].done()]
-            self._waiters.append((seq, waiter))
+            self._waiters.append((seq, waiter, True))
         return waiter
 
     def next_append(self) -> Append | None:
@@ -253,8 +258,8 @@ class RunWriter:
                 _logger.error("%s goes on without its store: %s", self.run_id, error)
             if self._log.pending is not None and len(self._log.pending) > _MAX_PENDING:
                 self._log.pending = []  # read again from the log once the store is back
-            for seq, waiter in self._waiters:
-                if not waiter.done() and (self._end is None or seq < self._end.seq):
+            for _, waiter, insists in self._waiters:
+                if not waiter.done() and not insists:
                     waiter.set_result(None)
         elif not error.retryable or now - self._failed_at >= self._limit_s:
             self.fail(error)
@@ -269,7 +274,7 @@ class RunWriter:
         self.durable = False
         self._log.pending = None
         self._append = None
-        for _, waiter in self._waiters:
+        for _, waiter, _ in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
@@ -278,9 +283,9 @@ class RunWriter:
     def _wake(self) -> None:
         if not self._waiters:
             return
-        waiting: list[tuple[int, asyncio.Future[None]]] = []
+        waiting: list[_Waiter] = []
         for entry in self._waiters:
-            seq, waiter = entry
+            seq, waiter, _ = entry
             if seq > self.committed_seq:
                 waiting.append(entry)
             elif not waiter.done():
@@ -308,6 +313,8 @@ class StoreWriter:
         self.store = store
         self.clock = clock
         self._max_age_s = max_age_s
+        # A clock that jumps when nothing is left to do would jump past timers of the loop.
+        self._gathers = clock is system_clock
         self._loop = asyncio.get_running_loop()
         self._waiting: list[RunWriter] = []
         self._urgent = False
@@ -330,11 +337,17 @@ class StoreWriter:
                 if self._flushing is None:
                     self._start_soon()
         elif self._timer is None and self._flushing is None:
+            self._start_later()
+
+    def _start_later(self) -> None:
+        if self._gathers:
             self._timer = self._loop.call_later(self._max_age_s, self._start)
+        else:
+            self._start()
 
     def _start_soon(self) -> None:
         wait_s = self._flushed_at + _MIN_SPACING_S - self._loop.time()
-        if wait_s <= 0:
+        if wait_s <= 0 or not self._gathers:
             self._start()
             return
         if self._timer is not None:
@@ -369,7 +382,7 @@ class StoreWriter:
                 if self._urgent:
                     self._start_soon()
                 else:
-                    self._timer = self._loop.call_later(self._max_age_s, self._start)
+                    self._start_later()
 
     async def _write(self, runs: Sequence[RunWriter], appends: Sequence[Append]) -> None:
         pause_s = _FIRST_PAUSE_S

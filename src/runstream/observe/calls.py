@@ -1,0 +1,138 @@
+"""Model calls and turns while they go on: what the fold of the metrics counts in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runstream.agent.raw_item import read_field
+from runstream.observe.figures import AttemptMetrics, FirstTimes, GapFigures, TokenUsage, TurnMetrics
+from runstream.observe.sketch import Sketch
+
+__all__ = ["Attempt", "Lane", "Turn", "is_fallback", "usage_of"]
+
+
+class Attempt:
+    """A model call while it goes on."""
+
+    __slots__ = (
+        "chunks",
+        "deltas",
+        "ended_at",
+        "first_at",
+        "firsts",
+        "gaps",
+        "last_at",
+        "model",
+        "number",
+        "outcome",
+        "reason",
+        "stalls",
+        "started_at",
+        "usage",
+    )
+
+    def __init__(self, number: int, started_at: float) -> None:
+        self.number = number
+        self.started_at = started_at
+        self.ended_at: float | None = None
+        self.model: str | None = None
+        self.outcome: str | None = None
+        self.reason: str | None = None
+        self.usage: TokenUsage | None = None
+        self.firsts: list[float | None] = [None, None, None, None]
+        self.gaps = Sketch()
+        self.stalls = 0
+        self.chunks = 0
+        self.deltas = 0
+        self.first_at = 0.0
+        self.last_at = 0.0
+
+    @property
+    def metrics(self) -> AttemptMetrics:
+        return AttemptMetrics(
+            self.number,
+            self.model,
+            self.started_at,
+            self.ended_at,
+            self.outcome,
+            FirstTimes(*self.firsts),
+            self.chunks,
+            self.deltas,
+            self.last_at - self.first_at,
+            GapFigures.of(self.gaps, self.stalls),
+            self.usage,
+            self.reason,
+        )
+
+
+class Turn:
+    """A turn while it goes on."""
+
+    __slots__ = ("agent", "attempts", "ended_at", "firsts", "is_answered", "made", "made_before", "path", "started_at")
+
+    def __init__(self, agent: str | None, path: tuple[str, ...], started_at: float) -> None:
+        self.agent = agent
+        self.path = path
+        self.started_at = started_at
+        self.ended_at: float | None = None
+        self.attempts: list[Attempt] = []
+        self.made = 0
+        self.made_before = 0
+        """How many were made by workers that have left the run."""
+        self.firsts: list[float | None] = [None, None, None, None]
+        self.is_answered = False
+
+    def metrics(self, number: int) -> TurnMetrics:
+        rate = None
+        for attempt in self.attempts:
+            streaming_s = attempt.last_at - attempt.first_at
+            if attempt.outcome == "completed" and attempt.usage is not None and streaming_s > 0:
+                rate = attempt.usage.output_tokens / streaming_s
+        return TurnMetrics(
+            number,
+            self.agent,
+            self.path,
+            self.started_at,
+            self.ended_at,
+            self.made,
+            tuple(attempt.metrics for attempt in self.attempts),
+            FirstTimes(*self.firsts),
+            rate,
+        )
+
+
+class Lane:
+    """The run itself, or a nested agent: each takes its turns one after the other."""
+
+    __slots__ = ("agent", "attempt", "last_at", "path", "restart_at", "turn")
+
+    def __init__(self, path: tuple[str, ...], at: float) -> None:
+        self.path = path
+        self.agent: str | None = None
+        self.turn: Turn | None = None
+        self.attempt: Attempt | None = None
+        self.last_at = at
+        self.restart_at: float | None = None
+        """When the attempt before the next one was discarded."""
+
+
+def is_fallback(before: Attempt, attempt: Attempt) -> bool:
+    if before.reason is not None and before.reason.startswith("fallback"):
+        return True
+    # A provider may name a model more exactly than it was asked for, but always in the same way.
+    return before.model is not None and attempt.model is not None and before.model != attempt.model
+
+
+def usage_of(response: Any) -> TokenUsage | None:
+    usage = read_field(response, "usage")
+    if usage is None:
+        return None
+    cached = read_field(read_field(usage, "input_tokens_details"), "cached_tokens")
+    reasoning = read_field(read_field(usage, "output_tokens_details"), "reasoning_tokens")
+    return TokenUsage(
+        read_field(usage, "input_tokens") or 0,
+        read_field(usage, "output_tokens") or 0,
+        read_field(usage, "total_tokens") or 0,
+        cached or 0,
+        reasoning or 0,
+    )

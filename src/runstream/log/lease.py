@@ -75,7 +75,8 @@ class LeaseKeeper:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait(self._lease_s / 3)
+                if not self._closed:  # it may have been closed before this thread came here
+                    self._changed.wait(self._lease_s / 3)
                 if self._closed:
                     return
             self.beat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -24,6 +25,8 @@ from runstream.run.resume import Resumed, fold_of_events
 from runstream.sessions.base import Session
 
 __all__ = ["Job", "RunAbandoned", "RunNotBegun", "begin", "job_of"]
+
+_logger = logging.getLogger("runstream")
 
 JOB_VERSION = 1
 
@@ -207,6 +210,8 @@ def _active(
 
 
 async def _session_of(session: Session | SessionFactory | None, session_id: str | None) -> Session | None:
+    if session is None and session_id is not None:
+        _logger.warning("a run is of the session %r, but this worker has no sessions: it begins without", session_id)
     if session is None or hasattr(session, "get_items"):
         return cast("Session | None", session)
     if session_id is None:

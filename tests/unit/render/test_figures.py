@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runstream.events.event import Event, ItemAdded, RunEnd, RunStart
+from runstream.events.event import AttemptDiscarded, Event, ItemAdded, RunEnd, RunStart
 from runstream.events.model_event import build_event
 from runstream.render.figures import Figures, FiguresFold, describe
 
@@ -124,3 +124,13 @@ def test_nothing_has_happened_yet() -> None:
 def test_the_line(figures: Figures, line: str) -> None:
     """One line, with what is unknown said so."""
     assert describe(figures) == line
+
+
+def test_a_text_that_was_discarded_is_not_the_last_message() -> None:
+    """What comes after it is, though it is of the same attempt and place."""
+    fold = FiguresFold()
+    for delta, void in (("Half", True), ("Whole.", False)):
+        fold.apply(text(1.0, delta))
+        if void:
+            fold.apply(event("attempt.discarded", 1.0, AttemptDiscarded(1, "taken_over")))
+    assert fold.last_message == "Whole."

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runstream.events.event import AgentStart, Event, ItemAdded, RunEnd, RunStart
+from runstream.events.event import (
+    AgentStart,
+    ApprovalResolved,
+    AttemptDiscarded,
+    Event,
+    InputAdded,
+    ItemAdded,
+    RunEnd,
+    RunStart,
+)
 from runstream.events.model_event import build_event
 from runstream.render.terminal import TerminalRenderer, one_line, visible
 
@@ -35,6 +44,7 @@ def texts(*deltas: str) -> list[Event]:
 TEXT_DONE = model("response.output_text.done", text="", logprobs=[])
 CREATED = model("response.created", response={"id": "r", "output": []})
 COMPLETED = model("response.completed", response={"id": "r", "output": []})
+START = event("agent.start", AgentStart())
 END = event("run.end", RunEnd("completed"))
 
 
@@ -295,3 +305,53 @@ def test_pieces_at_any_time_end_where_a_line_may_begin() -> None:
     for count in range(len(events) + 1):
         shown = render(itertools.islice(events, count))
         assert shown == "" or shown.endswith("\n")
+
+
+def test_what_was_discarded_is_shown_as_void() -> None:
+    """The text that people have seen stays, and a line says that it does not count; then it comes anew."""
+    void = event("attempt.discarded", AttemptDiscarded(1, "taken_over", "the worker broke off"))
+    shown = render([START, *texts("It is", " half"), void, *texts("It is whole.")])
+    assert shown == (
+        "agent    Desk\n\nIt is half\n\nvoid     the text above does not count: the worker broke off\n\nIt is whole.\n"
+    )
+
+
+def test_a_discarded_attempt_without_text_is_told_as_well() -> None:
+    """Nothing that was seen is meant; without a detail the reason is given."""
+    void = event("attempt.discarded", AttemptDiscarded(7, "taken_over"))
+    assert render([START, *texts("Seen."), TEXT_DONE, void]) == (
+        "agent    Desk\n\nSeen.\n\nvoid     an attempt does not count: taken_over\n"
+    )
+
+
+def test_approvals_are_lines() -> None:
+    """The request with its call id, by which it is answered, and the answer."""
+    raw = {"type": "function_call", "name": "refund", "arguments": '{"n": 3}', "call_id": "c9"}
+    request = item("tool_approval_item", raw)
+    answers = [
+        ApprovalResolved("c9", "refund", True),
+        ApprovalResolved("c9", "refund", True, always=True),
+        ApprovalResolved("c9", "refund", False, message="too\nmuch"),
+    ]
+    assert render([request, *(event("approval.resolved", answer) for answer in answers)]).splitlines() == [
+        "approval refund(n=3) waits for an answer [c9]",
+        "approval approved refund",
+        "approval approved refund, and all its calls in this run",
+        "approval rejected refund: too much",
+    ]
+
+
+def test_what_a_person_adds_is_shown() -> None:
+    """The text of the last message; the input at the start only where it is asked for."""
+    start = event("run.start", RunStart([{"role": "user", "content": [{"type": "input_text", "text": "Hello?"}]}]))
+    added = event("input.added", InputAdded([{"role": "user", "content": "And \x1b[2Jhurry."}]))
+    image = event("input.added", InputAdded([{"role": "user", "content": [{"type": "input_image"}]}, {"type": "x"}]))
+    nothing = event("input.added", InputAdded([{"type": "x"}]))
+    lines = ["user     And \\x1b[2Jhurry.", "user     [input_image]", "user     (1 items)"]
+    assert render([start, added, image, nothing]).splitlines() == lines
+    assert render([start, added], shows_input=True).splitlines() == ["user     Hello?", lines[0]]
+
+
+def test_an_agent_that_goes_on_hands_nothing_over() -> None:
+    """A run that continues an earlier one begins with the agent that it had."""
+    assert render([event("agent.start", AgentStart("Desk"))]) == "agent    Desk\n"

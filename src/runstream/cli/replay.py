@@ -98,9 +98,9 @@ async def _replay(run_id: str, url: str, after: str | None, screen: Screen, pace
                     elif step and is_line and not await _next_step():
                         return 0
         except asyncio.CancelledError:
-            screen.close()
             return STOPPED
-    screen.close()
+        finally:
+            screen.close()
     if not ended:
         screen.note(f"so far: {seq} events; to follow the run: runstream watch {run_id}")
     return 0

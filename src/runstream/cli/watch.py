@@ -71,6 +71,8 @@ async def _watch(run_id: str, url: str, after: str | None, screen: Screen) -> in
             cursor = await _cursor(store, record, seq)
             screen.note(f"the run goes on; to see the rest: runstream watch {run_id} --after {cursor}")
             return STOPPED
+        finally:
+            screen.close()  # whatever breaks off in the middle of a text is told on a line of its own
     if fold.figures.turns and after is None:
         screen.line("figures", describe(fold.figures))
     return 0 if fold.status == "completed" else 1

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from runstream.observe.observers import observe as observe
     from runstream.observe.observers import replay as replay
     from runstream.observe.observers import set_observers as set_observers
+    from runstream.observe.otel import OpenTelemetry as OpenTelemetry
 
 _MODULES = {
     "hub": ("Metrics", "Snapshot"),
     "metrics": ("MetricsFold", "RunMetrics"),
     "observers": ("ObservedRun", "Observer", "observe", "replay", "set_observers"),
+    "otel": ("OpenTelemetry",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

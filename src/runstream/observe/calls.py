@@ -117,10 +117,10 @@ class Lane:
 
 
 def is_fallback(before: Attempt, attempt: Attempt) -> bool:
-    if before.reason is not None and before.reason.startswith("fallback"):
-        return True
-    # A provider may name a model more exactly than it was asked for, but always in the same way.
-    return before.model is not None and attempt.model is not None and before.model != attempt.model
+    """Whether another model answers, though no event has said so."""
+    if before.reason == "fallback" or before.model is None or attempt.model is None:
+        return False
+    return before.model != attempt.model
 
 
 def usage_of(response: Any) -> TokenUsage | None:

@@ -136,6 +136,7 @@ class MetricsFold:
         self._tools: list[ToolMetrics] = []
         self._open_tools: dict[tuple[tuple[str, ...], str], list[ToolMetrics]] = {}
         self._discarded = 0
+        self._fallbacks = 0
         self._handoffs = 0
         self._approvals = 0
         self._end: RunEnd | None = None
@@ -227,10 +228,7 @@ class MetricsFold:
         self._end_attempt(lane, "broken", lane.last_at)
         turn = lane.turn
         if turn is None or turn.is_answered:
-            if turn is not None:
-                turn.ended_at = lane.last_at
-            turn = lane.turn = Turn(event.agent, event.path, lane.last_at)
-            self._turns.append(turn)
+            turn = self._begin_turn(event, lane)
         if turn.attempts and event.attempt <= turn.attempts[-1].number:
             turn.made_before = turn.made
         turn.made = turn.made_before + max(event.attempt, 1)
@@ -240,6 +238,13 @@ class MetricsFold:
         turn.attempts.append(attempt)
         self._mark(_EVENT, lane, attempt, event.at)
         return attempt
+
+    def _begin_turn(self, event: Event, lane: Lane) -> Turn:
+        if lane.turn is not None:
+            lane.turn.ended_at = lane.last_at
+        turn = lane.turn = Turn(event.agent, event.path, lane.last_at)
+        self._turns.append(turn)
+        return turn
 
     def _mark(self, what: int, lane: Lane, attempt: Attempt, at: float) -> None:
         turn = lane.turn
@@ -277,15 +282,21 @@ class MetricsFold:
             self._listener.attempt_ended(attempt.metrics, attempt.gaps, lane.agent)
 
     def _discard(self, event: Event, lane: Lane) -> None:
-        self._discarded += 1
+        reason: str = event.data.reason
+        self._fallbacks += reason == "fallback"
         turn = lane.turn
-        if turn is not None and turn.attempts:
-            turn.is_answered = False
-            turn.attempts[-1].reason = event.data.reason
+        if event.data.from_seq < event.seq:
+            self._discarded += 1
+            if turn is not None and turn.attempts:
+                turn.is_answered = False
+                turn.attempts[-1].reason = reason
+            if self._listener is not None:
+                self._listener.attempt_discarded(reason)
+        elif turn is None or turn.is_answered:
+            # It failed before anything of it was in the log: the turn begins with it all the same.
+            self._begin_turn(event, lane)
         self._end_attempt(lane, "discarded", event.at)
         lane.restart_at = event.at
-        if self._listener is not None:
-            self._listener.attempt_discarded(event.data.reason)
 
     # Tools, people, the end.
 
@@ -357,7 +368,7 @@ class MetricsFold:
     @property
     def metrics(self) -> RunMetrics:
         """The figures of the events so far."""
-        gaps, stalls, deltas, tokens, counted_s, streaming_s, fallbacks = Sketch(), 0, 0, 0, 0.0, 0.0, 0
+        gaps, stalls, deltas, tokens, counted_s, streaming_s, fallbacks = Sketch(), 0, 0, 0, 0.0, 0.0, self._fallbacks
         for turn in self._turns:
             for index, attempt in enumerate(turn.attempts):
                 gaps.merge(attempt.gaps)

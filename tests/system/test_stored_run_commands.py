@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -264,7 +265,6 @@ def test_ctrl_c_leaves_the_run_alone() -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert "queued: it waits for a worker" in process.stdout.readline()
-    time.sleep(1.0)  # nothing tells that it follows the log by now
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (
@@ -298,25 +298,28 @@ def test_a_replay_goes_step_by_step_in_a_terminal() -> None:
     run_id = completed_run()
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "runstream.cli", "replay", run_id, "--step"]
-    process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env={**os.environ, "TERM": "dumb"})
-    os.close(child)
-    shown = b""
+    with subprocess.Popen(
+        command, stdin=child, stdout=child, stderr=child, env={**os.environ, "TERM": "dumb"}
+    ) as process:
+        os.close(child)
+        shown = b""
 
-    def read_until(text: bytes) -> None:
-        nonlocal shown
-        while text not in shown:
-            assert select.select([parent], [], [], 20)[0], shown
-            shown += os.read(parent, 65536)
-
-    read_until(b"Hello?")
-    assert b"agent" not in shown
-    # A key that comes before the terminal is asked for keys is dropped.
-    for text in (b"agent    Desk", b"Hello there.", b"end      completed"):
-        while text not in shown:
-            os.write(parent, b"x")
-            if select.select([parent], [], [], 0.3)[0]:
+        def read_until(text: bytes) -> None:
+            nonlocal shown
+            while text not in shown:
+                assert select.select([parent], [], [], 20)[0], shown
                 shown += os.read(parent, 65536)
-    assert process.wait(timeout=20) == 0
+
+        def press(key: bytes) -> None:
+            wait_for(lambda: not termios.tcgetattr(parent)[3] & termios.ICANON, "question for a key")
+            os.write(parent, key)
+
+        read_until(b"Hello?")
+        for text in (b"agent    Desk", b"Hello there.", b"end      completed"):
+            assert text not in shown
+            press(b"x")
+            read_until(text)
+        assert process.wait(timeout=20) == 0
     os.close(parent)
 
 

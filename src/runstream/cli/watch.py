@@ -56,10 +56,10 @@ async def _watch(run_id: str, url: str, after: str | None, screen: Screen) -> in
     async with stored(url) as store:
         record = await store.find(run_id)
         seq = start_of(record, after)
-        screen.line("run", f"{run_id} of {record.agent}, {_state(record)}")
-        result = await Runner.attach(run_id, store=store, after=seq)
         fold = FiguresFold()
         try:
+            screen.line("run", f"{run_id} of {record.agent}, {_state(record)}")
+            result = await Runner.attach(run_id, store=store, after=seq)
             async for event in result.events(after=seq):
                 seq = event.seq
                 fold.apply(event)

@@ -188,6 +188,8 @@ if TYPE_CHECKING:
     from runstream.sessions.base import SessionSettings as SessionSettings
     from runstream.sessions.memory import InMemorySession as InMemorySession
     from runstream.sessions.sqlite import SQLiteSession as SQLiteSession
+    from runstream.view.run_view import RunView as RunView
+    from runstream.view.run_view import view_of as view_of
 
 # Where each public name lives. A test holds this table and the imports above together.
 _EXPORTS: dict[str, str] = {
@@ -267,6 +269,7 @@ _EXPORTS: dict[str, str] = {
         "runstream.sessions.base": "Session SessionABC SessionSettings",
         "runstream.sessions.memory": "InMemorySession",
         "runstream.sessions.sqlite": "SQLiteSession",
+        "runstream.view.run_view": "RunView view_of",
     }.items()
     for name in names.split()
 }

@@ -29,6 +29,7 @@ from runstream.events.event import (
     RUN_END,
     RUN_START,
 )
+from runstream.view.texts import content_parts, input_text, output_text
 
 if TYPE_CHECKING:
     from runstream.events.event import Event
@@ -146,9 +147,9 @@ class TerminalRenderer:
             message = f": {data.message}" if data.message else ""
             return self.line("approval", f"{answer} {data.tool_name}{always}{message}")
         if kind == INPUT_ADDED:
-            return self.line("user", _input_text(data.items))
+            return self.line("user", input_text(data.items))
         if kind == RUN_START and self._shows_input and data.resumed is None:
-            return self.line("user", _input_text(data.input))
+            return self.line("user", input_text(data.input))
         return ""
 
     def line(self, label: str, text: str) -> str:
@@ -189,7 +190,9 @@ class TerminalRenderer:
             return self.line("tool", self._call(raw))
         if name == "tool_output":
             call_id = str(read_field(raw, "call_id"))
-            return self.line("tool", f"{self._tool_names.get(call_id, call_id)} -> {_output(raw)}")
+            return self.line(
+                "tool", f"{self._tool_names.get(call_id, call_id)} -> {output_text(read_field(raw, 'output'))}"
+            )
         if name == "tool_approval_item":
             return self.line("approval", f"{self._call(raw)} waits for an answer [{read_field(raw, 'call_id')}]")
         if event.path:
@@ -297,32 +300,5 @@ def _arguments(text: str) -> str:
     return ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in entries)
 
 
-def _output(raw: Any) -> str:
-    """A tool's output: its text, and the types of whatever else it holds."""
-    output = read_field(raw, "output")
-    if isinstance(output, str):
-        return output
-    if isinstance(output, list):
-        parts = cast("list[Any]", output)
-        return " ".join(read_field(part, "text") or f"[{read_field(part, 'type')}]" for part in parts)
-    return json.dumps(output, ensure_ascii=False, default=str)
-
-
-def _input_text(given: Any) -> str:
-    """What a person said: the text itself, or that of the last message among the items."""
-    if isinstance(given, str):
-        return given
-    items = cast("list[Any]", given)
-    for item in reversed(items):
-        content = read_field(item, "content")
-        if isinstance(content, str):
-            return content
-        if isinstance(content, list):
-            parts = cast("list[Any]", content)
-            return " ".join(read_field(part, "text") or f"[{read_field(part, 'type')}]" for part in parts)
-    return f"({len(items)} items)"
-
-
 def _message_text(raw: Any) -> str:
-    contents = cast("list[Any]", read_field(raw, "content") or [])
-    return "".join(read_field(part, "text") or read_field(part, "refusal") or "" for part in contents)
+    return "".join(text for _, text, _ in content_parts(raw))

@@ -34,7 +34,8 @@ def end(at: float, *, tokens: int | None = 30, status: Any = "completed") -> Eve
 
 def fold_of(*events: Event) -> FiguresFold:
     fold = FiguresFold()
-    for each in events:
+    for seq, each in enumerate(events, start=1):
+        each.seq = seq
         fold.apply(each)
     return fold
 
@@ -128,9 +129,6 @@ def test_the_line(figures: Figures, line: str) -> None:
 
 def test_a_text_that_was_discarded_is_not_the_last_message() -> None:
     """What comes after it is, though it is of the same attempt and place."""
-    fold = FiguresFold()
-    for delta, void in (("Half", True), ("Whole.", False)):
-        fold.apply(text(1.0, delta))
-        if void:
-            fold.apply(event("attempt.discarded", 1.0, AttemptDiscarded(1, "taken_over")))
+    discarded = event("attempt.discarded", 1.0, AttemptDiscarded(1, "taken_over"))
+    fold = fold_of(text(1.0, "Half"), discarded, text(1.0, "Whole."))
     assert fold.last_message == "Whole."

@@ -103,6 +103,9 @@ class FoldListener:
     def first(self, what: str, delay_s: float, agent: str | None) -> None:
         """The run's first `event`, `reasoning`, `text` or `tool`, so long after its begin."""
 
+    def attempt_began(self, number: int, agent: str | None) -> None:
+        """The first event of a model call; a number above 1 says that it is made again."""
+
     def attempt_ended(self, attempt: AttemptMetrics, gaps: Sketch, agent: str | None) -> None:
         """A model call that the log has events of is over."""
 
@@ -236,6 +239,8 @@ class MetricsFold:
         lane.restart_at = None
         attempt = lane.attempt = Attempt(event.attempt, started_at)
         turn.attempts.append(attempt)
+        if self._listener is not None:
+            self._listener.attempt_began(event.attempt, event.agent)
         self._mark(_EVENT, lane, attempt, event.at)
         return attempt
 

@@ -8,10 +8,20 @@ tools and clients trace by themselves has the right parent.
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from runstream.errors import MissingExtra
-from runstream.observe import otel_names as names
+from runstream.observe.otel_names import (
+    AGENT_DURATION,
+    DURATION_BOUNDS_S,
+    FIRST_CHUNK,
+    INFERENCE_DURATION,
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    TOOL_DURATION,
+    WORKFLOW_DURATION,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -45,12 +55,11 @@ class OpenTelemetry:
             from opentelemetry import metrics, trace
         except ImportError as error:
             raise MissingExtra("OpenTelemetry", "otel") from error
-        from runstream import __version__
-
+        version = importlib.metadata.version("runstream")
         self.record_content = record_content
         self.provider_name = provider_name
-        self.tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
-        self.instruments = Instruments(metrics.get_meter(_SCOPE, __version__, meter_provider))
+        self.tracer = trace.get_tracer(_SCOPE, version, tracer_provider)
+        self.instruments = Instruments(metrics.get_meter(_SCOPE, version, meter_provider))
         self._runs: dict[str, RunSpans] = {}
 
     def __call__(self, run: ObservedRun) -> EventSink:
@@ -85,15 +94,13 @@ class Instruments:
                 name,
                 unit="s",
                 description=description,
-                explicit_bucket_boundaries_advisory=list(names.DURATION_BOUNDS_S),
+                explicit_bucket_boundaries_advisory=list(DURATION_BOUNDS_S),
             )
 
-        self.inference = durations(names.INFERENCE_DURATION, "GenAI client inference operation duration.")
-        self.first_chunk = durations(names.FIRST_CHUNK, "Time to receive the first chunk.")
-        self.tool = durations(names.TOOL_DURATION, "GenAI tool execution duration.")
-        self.agent = durations(names.AGENT_DURATION, "GenAI agent invocation duration.")
-        self.workflow = durations(names.WORKFLOW_DURATION, "Records duration of GenAI workflow.")
-        self.input_tokens = meter.create_counter(names.INPUT_TOKENS, unit="{token}", description="Input tokens used.")
-        self.output_tokens = meter.create_counter(
-            names.OUTPUT_TOKENS, unit="{token}", description="Output tokens used."
-        )
+        self.inference = durations(INFERENCE_DURATION, "GenAI client inference operation duration.")
+        self.first_chunk = durations(FIRST_CHUNK, "Time to receive the first chunk.")
+        self.tool = durations(TOOL_DURATION, "GenAI tool execution duration.")
+        self.agent = durations(AGENT_DURATION, "GenAI agent invocation duration.")
+        self.workflow = durations(WORKFLOW_DURATION, "Records duration of GenAI workflow.")
+        self.input_tokens = meter.create_counter(INPUT_TOKENS, unit="{token}", description="Input tokens used.")
+        self.output_tokens = meter.create_counter(OUTPUT_TOKENS, unit="{token}", description="Output tokens used.")

@@ -41,7 +41,7 @@ def _from_url(url: str, options: dict[str, Any]) -> Store:
         from runstream.log.sqlite import SQLiteStore
 
         return SQLiteStore(url, **options)
-    if separator and scheme in ("redis", "rediss", "unix"):
+    if separator and scheme in ("redis", "rediss", "unix", "valkey", "valkeys"):
         from runstream.log.redis import RedisStore
 
         return cast("Store", RedisStore(url, **options))

@@ -91,7 +91,7 @@ async def take_turn(run: ActiveRun, progress: Progress, *, tools_used: bool) -> 
     )
     run.check_cancelled()
     first_item = len(run.items)
-    response = await call_model(run, model, request)
+    response = await call_model(run, agent, model, request)
     run.check_open()
     plan = take_in(run, progress, response)
     conversation.answered(response)
@@ -208,9 +208,11 @@ class _Calls:
             ready, waiting = await self._sort()
             hosted = sort_hosted(run, self._plan.hosted_requests, self._tools)
             waiting += hosted.waiting
+            waits_here = bool(waiting) and run.config.on_approval == "wait"
+            if run.durable is not None and waits_here:
+                run.durable.set_status("waiting")
             if ready or waiting:
                 await run.committed()  # the call is kept before its tool starts, the request before a person is asked
-            waits_here = bool(waiting) and run.config.on_approval == "wait"
             if waits_here or self._under_way:
                 # Who waits for a person keeps nobody else waiting.
                 self._begin(ready, hosted)
@@ -218,6 +220,8 @@ class _Calls:
                 self._take_in(ready, await run_functions(run, ready))
                 await ask_hosted(run, hosted.to_ask)
             if take_answers(run, waiting):
+                if run.durable is not None:
+                    run.durable.set_status("running")
                 continue
             if not waiting and not self._under_way:
                 self._answer_twins()
@@ -275,8 +279,6 @@ class _Calls:
         """Until something is answered, or something under way has ended. Raises what that raised."""
         run = self._run
         answer = run.scope.spawn(run.inbox.wait_answer(), "approval") if waiting else None
-        if run.durable is not None and waiting:
-            run.durable.set_status("waiting")
         awaited = [*self._under_way, *([] if answer is None else [answer])]
         try:
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)

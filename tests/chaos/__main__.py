@@ -11,7 +11,7 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from chaos.harm import failovers, kills, restarts, stops
+from chaos.harm import ends, failovers, kills, odd_runs, restarts, stops
 from chaos.processes import Plan
 from chaos.trial import Report, Trial
 from redis_server import Proxy, RedisServer, install_server, wait_until
@@ -20,6 +20,8 @@ _TRIALS = {
     "kills": "workers and readers are killed",
     "stops": "workers are stopped, lose their runs, and are woken",
     "unfenced": "the same with a store that lets anybody append: the checks must find it",
+    "ends": "workers are told to end by SIGTERM, and hand over what they do not end in time",
+    "odd": "runs that kill their worker, block its event loop, or hold it up for ever",
     "restarts": "redis-server is killed and started again",
     "failovers": "a replica that lags takes the primary's place",
     "failovers-wait": "the same, where a flush waits for the replica",
@@ -34,6 +36,8 @@ def main() -> int:
     parser.add_argument("--trials", nargs="+", default=list(_TRIALS), choices=_TRIALS, metavar="TRIAL")
     parser.add_argument("--kills", type=int, default=100, help="of workers")
     parser.add_argument("--stops", type=int, default=20, help="of workers, with and without fencing")
+    parser.add_argument("--ends", type=int, default=20, help="of workers, by SIGTERM")
+    parser.add_argument("--odd", type=int, default=1, help="runs of each odd kind")
     parser.add_argument("--outages", type=int, default=10, help="of servers: restarts, and failovers of each kind")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--json", action="store_true", help="print the reports as JSON lines")
@@ -72,9 +76,15 @@ async def _one(name: str, store: str, trial_name: str, options: argparse.Namespa
                 port = proxy.port
             url = f"redis://127.0.0.1:{port}" + ("?wait_replicas=1" if trial_name == "failovers-wait" else "")
         plan = Plan(url, folder, unfenced=unfenced)
+        if trial_name == "odd":
+            plan = Plan(url, folder, max_deliveries=3, time_limit_s=5.0)
         trial = await stack.enter_async_context(Trial(plan, seed=options.seed, forgets=trial_name == "failovers"))
         if trial_name == "kills":
             await kills(trial, options.kills)
+        elif trial_name == "ends":
+            await ends(trial, options.ends)
+        elif trial_name == "odd":
+            await odd_runs(trial, options.odd)
         elif trial_name == "restarts":
             await restarts(trial, options.outages, servers[0])
         elif proxy is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -25,10 +25,15 @@ class Stored:
     events: list[Event]
     epochs: list[int]
     """Of each event, the epoch that wrote it."""
-    known_epochs: Sequence[tuple[int, int]] = field(default_factory=tuple)
+    deliveries: int = 0
+
+    @property
+    def end(self) -> Any:
+        """The data of the last event, if it is an end."""
+        return self.events[-1].data if self.events and self.events[-1].kind == RUN_END else None
 
 
-def broken_laws(run: Stored, *, may_fail: bool = False) -> list[str]:
+def broken_laws(run: Stored) -> list[str]:
     """Dense seqs; one start, one end; calls answered once; the text that readers saw is what was said."""
     broken: list[str] = []
     events = run.events
@@ -43,8 +48,11 @@ def broken_laws(run: Stored, *, may_fail: bool = False) -> list[str]:
         broken.append(f"{run.run_id}: {kinds[RUN_END]} ends")
     if any(later < earlier for earlier, later in zip(run.epochs, run.epochs[1:], strict=False)):
         broken.append(f"{run.run_id}: an older epoch wrote after a newer one")
-    end = events[-1].data if events and events[-1].kind == RUN_END else None
-    if end is not None and end.status != "completed" and not may_fail:
+    end = run.end
+    is_poison = run.run_id.startswith("poison")
+    if is_poison and (end is None or end.error is None or end.error.type != "RunAbandoned"):
+        broken.append(f"{run.run_id}: it kills its workers and was not given up: {end}")
+    elif end is not None and end.status != "completed" and not is_poison:
         broken.append(f"{run.run_id}: it ended as {end.status}: {end.error}")
     broken += [f"{run.run_id}: {fault}" for fault in _calls(events)]
     broken += [f"{run.run_id}: {fault}" for fault in _text(events, end)]
@@ -158,7 +166,7 @@ def broken_readers(
         if wrong and ends[run_id] and forgets:
             counts["forgotten ends"] += 1
             continue
-        output = run.events[-1].data.final_output if run.events and run.events[-1].kind == RUN_END else None
+        output = None if run.end is None else run.end.final_output
         if output is not None and outputs.get(run_id) != str(crc32(str(output).encode())):
             broken.append(f"{run_id}: a reader's final output is not that of the log")
         if wrong:

@@ -10,7 +10,7 @@ from chaos.scene import moments_of
 from chaos.trial import Trial
 from redis_server import Proxy, RedisServer, in_step
 
-__all__ = ["failovers", "kills", "restarts", "stops"]
+__all__ = ["ends", "failovers", "kills", "odd_runs", "restarts", "stops"]
 
 # The moment that a worker is in, and how much later it is struck, at most: before, in and after tools and answers.
 _MOMENTS = (("begin", 0.03), ("end", 0.01), ("model", 0.11), ("claim", 0.02), ("append", 0.02))
@@ -75,3 +75,23 @@ async def failovers(trial: Trial, count: int, proxy: Proxy, servers: list[RedisS
         await asyncio.to_thread(replica.start)
         replica.command("REPLICAOF", "127.0.0.1", primary.port)
         await asyncio.to_thread(in_step, primary, replica)
+
+
+async def ends(trial: Trial, count: int) -> None:
+    """SIGTERM for so many workers in mid-run: no delivery counts."""
+    trial.delivers_once = True
+    for _ in range(count):
+        moment = await trial.next_moment(trial.random.choice(("model", "begin", "end")))
+        pid = trial.random.choice(list(trial.workers)) if moment is None else moment.pid
+        await asyncio.sleep(trial.random.random() * 0.05)
+        trial.end_worker(pid)
+        await asyncio.sleep(trial.random.uniform(0.2, 0.6))
+
+
+async def odd_runs(trial: Trial, count: int) -> None:
+    """Runs that kill their worker, block its event loop, or hold it up for ever; a few other runs beside them."""
+    for number in range(count):
+        for kind in ("block", "poison", "hang"):
+            await trial.submit(f"{kind}-{number}")
+            await asyncio.sleep(1.0)
+    await asyncio.sleep(4.0)

@@ -52,9 +52,9 @@ class Plan:
     concurrency: int = 8
     max_deliveries: int = 1_000
     unfenced: bool = False
-    poison: bool = False
     drain_s: float = 0.2
     store_timeout_s: float = 20.0
+    time_limit_s: float | None = None
 
     @property
     def moments(self) -> Path:
@@ -129,10 +129,15 @@ async def work(plan: Plan) -> None:
         lines.write(kind, time.monotonic(), os.getpid(), subject, 0)
 
     worker = Worker(
-        agents(note, poison=plan.poison)[:1],
+        agents(note)[:1],
         store=store,
         concurrency=plan.concurrency,
-        run_config=RunConfig(lease_s=plan.lease_s, store_timeout_s=plan.store_timeout_s),
+        run_config=RunConfig(
+            lease_s=plan.lease_s,
+            store_timeout_s=plan.store_timeout_s,
+            time_limit_s=plan.time_limit_s,
+            cancel_timeout_s=0.25,
+        ),
         max_deliveries=plan.max_deliveries,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: worker.stop(drain_s=plan.drain_s))

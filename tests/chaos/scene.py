@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ __all__ = ["Lines", "Moment", "agents", "moments_of"]
 
 DELTA_S = 0.004
 TOOL_S = 0.03
+BLOCK_S = 2.0
 _WORDS = ("tide", "ember", "quarry", "lantern", "moss", "copper", "river", "vault", "sparrow", "ridge")
 
 
@@ -62,13 +64,22 @@ def moments_of(path: Path) -> list[Moment]:
     return found
 
 
-def agents(note: Callable[[str, str], None], *, poison: bool = False) -> list[Agent[Any]]:
-    """The agents of the scene, the starting one first. `note(kind, call_id)` is called when a call begins and ends."""
+def agents(note: Callable[[str, str], None]) -> list[Agent[Any]]:
+    """The agents of the scene, the starting one first. `note(kind, call_id)` is called when a call begins and ends.
+
+    Runs may be odd, by the first part of their id: `poison-…` kills its worker whenever it looks something up, which
+    `block-…` does in the way of all others; `hang-…` holds up the event loop for ever when it charges.
+    """
 
     async def work(ctx: ToolContext[Any], amount: int) -> str:
         note("begin", ctx.tool_call_id)
-        if poison:
-            os.abort()
+        kind, _, _ = ctx.tool_call_id.partition("-")
+        if kind == "poison" and ctx.tool_name == "look":
+            os.kill(os.getpid(), signal.SIGKILL)
+        while kind == "hang" and ctx.tool_name == "charge":
+            time.sleep(1.0)  # noqa: ASYNC251
+        if kind == "block" and ctx.tool_name == "look":
+            time.sleep(BLOCK_S)  # noqa: ASYNC251
         await asyncio.sleep(TOOL_S)
         note("end", ctx.tool_call_id)
         return f"done {amount} by {os.getpid()}"

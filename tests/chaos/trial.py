@@ -78,6 +78,8 @@ class Trial:
         """When workers were killed or stopped."""
         self.counts: Counter[str] = Counter()
         self.lost: set[str] = set()
+        self.delivers_once = False
+        """Whether no worker is harmed: then no run is claimed twice but for those that were handed back."""
         self._forgets = forgets
         self._count = workers
         self._in_flight = in_flight
@@ -91,6 +93,7 @@ class Trial:
     async def __aenter__(self) -> Trial:
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         self.plan.moments.touch()
+        self._runs = Lines(self.plan.runs)
         await self.store.open()
         for _ in range(self._count):
             self.start_worker()
@@ -107,6 +110,7 @@ class Trial:
             child.kill()
             self._gone.append(child)
         for child in self._gone:
+            child.kill()  # one that was told to end may not have come to it
             await asyncio.to_thread(child.join)
         await self.store.aclose()
 
@@ -131,6 +135,13 @@ class Trial:
     def died(self, pid: int) -> None:
         """The worker does nothing from now on, or not for a while."""
         self.deaths.setdefault(pid, []).append(time.monotonic())
+
+    def end_worker(self, pid: int) -> None:
+        """SIGTERM, and another one in its place: what it does not end in time it hands on."""
+        os.kill(pid, signal.SIGTERM)
+        self._gone.append(self.workers.pop(pid))
+        self.counts["workers told to end"] += 1
+        self.start_worker()
 
     def kill_reader(self) -> None:
         """kill -9; its next life goes on where this one had come to."""
@@ -160,16 +171,28 @@ class Trial:
     # Runs.
 
     async def _keep_submitting(self) -> None:
-        runs = Lines(self.plan.runs)
         while True:
             await self._look()
+            self._revive()
             while len(self._open) < self._in_flight:
-                run_id = f"r{len(self._submitted) + 1}"
-                self._submitted.append(run_id)
-                await self._insist(lambda run_id=run_id: self._submit(run_id))
-                self._open.add(run_id)
-                runs.write(run_id)
+                await self.submit(f"r{len(self._submitted) + 1}")
             await asyncio.sleep(_POLL_S)
+
+    async def submit(self, run_id: str) -> None:
+        """One run more, which readers follow."""
+        self._submitted.append(run_id)
+        await self._insist(lambda: self._submit(run_id))
+        self._open.add(run_id)
+        self._runs.write(run_id)
+
+    def _revive(self) -> None:
+        """Workers that were killed by what they did have successors."""
+        for pid, child in list(self.workers.items()):
+            if not child.is_alive():
+                self.died(pid)
+                self.counts["workers that killed themselves"] += 1
+                self._gone.append(self.workers.pop(pid))
+                self.start_worker()
 
     async def _submit(self, run_id: str) -> None:
         try:
@@ -206,6 +229,7 @@ class Trial:
         until = time.monotonic() + limit_s
         while self._open and time.monotonic() < until:
             await self._look()
+            self._revive()
             await asyncio.sleep(_POLL_S)
         report.broken += [f"{run_id} has not ended within {limit_s:g} s" for run_id in sorted(self._open)]
         await self._wait_for_readers(time.monotonic() + limit_s / 4)
@@ -232,7 +256,7 @@ class Trial:
 
     async def _stored(self, run_id: str) -> Stored:
         record = await self.store.find(run_id)
-        stored = Stored(run_id, record.status, [], [], record.epochs)
+        stored = Stored(run_id, record.status, [], [], record.deliveries)
         after = 0
         while True:
             page = await self.store.read(run_id, after)
@@ -255,6 +279,9 @@ class Trial:
         )
         for run in runs.values():
             report.broken += broken_laws(run)
+            report.counts["handed over"] += len({*run.epochs}) > run.deliveries
+            if self.delivers_once and run.deliveries != 1:
+                report.broken.append(f"{run.run_id} was delivered {run.deliveries} times")
         tools = broken_tools(list(runs.values()), moments)
         if self._forgets:
             report.counts["calls that were forgotten and run again"] = len(tools)

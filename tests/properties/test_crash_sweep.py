@@ -13,13 +13,12 @@ import pytest
 
 from chaos.check import Stored, broken_laws, broken_tools
 from chaos.scene import Moment
+from faulty_stores import Mortal
 from runstream import Agent, RunConfig, Runner, function_tool
 from runstream.agent.tool_context import ToolContext
 from runstream.events.event import ITEM
 from runstream.events.segment import decode_segment
-from runstream.log.base import Append, Refusal, Renewal
 from runstream.log.memory_store import MemoryStore
-from runstream.log.wrap import StoreWrapper
 from runstream.run.history import input_items_of
 from runstream.run.tools import UNCERTAIN_OUTPUT
 from runstream.run.worker import Worker
@@ -28,35 +27,6 @@ from runstream.testing import FakeClock, HandoffTo, ScriptedModel, ToolCall, Tur
 
 LEASE_S = 5.0
 WORDS = "one two three four"
-
-
-class Mortal(StoreWrapper):
-    """The store of a process that dies at that flush: from then on nothing of it gets in."""
-
-    def __init__(self, store: MemoryStore, at: int, *, written: bool) -> None:
-        super().__init__(store)
-        self.at = at
-        self.written = written
-        self.flushes = 0
-        self.died = asyncio.Event()
-
-    async def append(self, appends: Sequence[Append]) -> Sequence[Refusal | None]:
-        self.flushes += 1
-        if self.flushes == self.at and not self.died.is_set():
-            if self.written:
-                await self.store.append(appends)
-            self.died.set()
-        if self.died.is_set():
-            return ["fenced"] * len(appends)
-        return await self.store.append(appends)
-
-    def renew(self, leases: Sequence[tuple[str, int]], lease_s: float) -> Sequence[Renewal]:
-        if self.died.is_set():
-            return [Renewal(False) for _ in leases]
-        return self.store.renew(leases, lease_s)
-
-    async def release(self, run_id: str, epoch: int) -> bool:
-        return not self.died.is_set() and await self.store.release(run_id, epoch)
 
 
 class Scene:

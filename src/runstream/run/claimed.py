@@ -12,7 +12,7 @@ from runstream.agent.agent import Agent
 from runstream.agent.items import TResponseInputItem
 from runstream.errors import AgentsException, StoreUnavailable, UserError
 from runstream.events.codec import plain
-from runstream.events.event import Event, RunStart
+from runstream.events.event import APPROVAL_RESOLVED, INPUT_ADDED, Event, RunStart
 from runstream.log.base import Claim, Store
 from runstream.log.fold import RunFold
 from runstream.run.active import ActiveRun
@@ -111,6 +111,16 @@ async def _state_of(store: Store, run_id: str, book: AgentBook) -> tuple[list[Ev
         after = page.segments[-1].last_seq
 
 
+async def _first_delta(store: Store, run_id: str, after: int, book: AgentBook) -> int | None:
+    """The seq of the first event after that one that is no nested agent's."""
+    while (page := await store.read(run_id, after)).segments:
+        own = [event.seq for event in events_of(page.segments, run_id, after, book) if not event.path]
+        if own:
+            return own[0]
+        after = page.segments[-1].last_seq
+    return None
+
+
 async def begin(
     claim: Claim,
     host: StoreHost,
@@ -133,6 +143,7 @@ async def begin(
     host.hold(record.run_id, claim.epoch, config.lease_s)
     try:
         run = await _restored(claim, host, book, config, context=context, session=session, hooks=hooks)
+        await host.bring(record.run_id)  # now, since it might have ended before they come by themselves
     except BaseException as error:
         if (
             not isinstance(error, Exception)
@@ -160,7 +171,8 @@ async def _restored(
     events, last_seq = await _state_of(host.store, record.run_id, book)
     fold = fold_of_events(events, book)
     if events and fold.response_seq is None and events[-1].seq < last_seq:
-        fold.response_seq = events[-1].seq + 1  # deltas of a model that announces nothing before them
+        # Deltas of a model that announces nothing before them, unless they are a nested agent's.
+        fold.response_seq = await _first_delta(host.store, record.run_id, events[-1].seq, book)
     job = Job("") if record.job is None else job_of(record.job)
     run = _active(
         claim,
@@ -174,9 +186,15 @@ async def _restored(
     )
     if events:
         run.go_on(Resumed(fold, taken_over=True, last_seq=last_seq), epoch=claim.epoch)
+        # All commands come once more: one that was still waiting may be older than one that was carried out.
+        run.inbox.last_command = 0
+        run.inbox.taken = {event.data.command for event in events if event.kind in (APPROVAL_RESOLVED, INPUT_ADDED)}
     else:
         run.claimed_epoch = claim.epoch
     run.durable = DurableRun(run, host, claim.epoch)
+    if fold.response_seq is not None:
+        # Before anything else can end the run: what readers saw of that answer is in no message.
+        run.emit_discarded(fold.response_seq, "taken_over", "the worker broke off in the middle of a response")
     return run
 
 

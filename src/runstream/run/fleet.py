@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterable
 from typing import Any, cast
@@ -15,6 +16,7 @@ from runstream.run.config import RunConfig
 from runstream.run.followed import FollowedRun, follow
 from runstream.run.host import opened, worker_name
 from runstream.run.loop import drive
+from runstream.run.readers import RunTask
 
 __all__ = ["Job", "attach", "resume", "submit"]
 
@@ -57,10 +59,18 @@ async def resume(
     record = await host.store.find(run_id)
     if record.agent not in book:
         raise UserError(f"the run {run_id!r} is of the agent {record.agent!r}, which is none of those that were given")
-    claim = await host.store.claim(run_id, worker_name(), config.lease_s)
+    # A name of its own: this very process may have the run already.
+    claim = await host.store.claim(run_id, f"{worker_name()}/{uuid.uuid4().hex[:8]}", config.lease_s)
     if claim is None:
         record = await host.store.find(run_id)
         raise RunSealed(run_id) if record.ended else LeaseHeld(run_id, record.worker)
     run = await begin(claim, host, book, config, context=context, session=session, hooks=hooks)
     run.start(drive(run))
+    # How it ended is in its log: asyncio need not report an error as never retrieved.
+    asyncio.Task[None].add_done_callback(cast("RunTask", run.task), _seen)
     return await follow(host.store, run_id, after, book, config)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()

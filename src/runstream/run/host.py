@@ -198,7 +198,8 @@ def host_of(store: str | Store, clock: Clock) -> StoreHost:
     from runstream.log.open_store import open_store
 
     hosts = _hosts.of_running_loop()
-    key = store if isinstance(store, str) else id(store)
+    # By the clock as well: whoever submits a run may have another one than the worker beside it, in tests.
+    key = (store if isinstance(store, str) else id(store), id(clock))
     host = hosts.get(key)
     if host is None:
         host = hosts[key] = StoreHost(open_store(store), clock, owned=isinstance(store, str))

@@ -20,13 +20,15 @@ _logger = logging.getLogger("runstream")
 class Inbox:
     """Answers to requests for approval, and new input, in the order that they came in."""
 
-    __slots__ = ("_waiter", "answers", "closed", "inputs", "last_command")
+    __slots__ = ("_waiter", "answers", "closed", "inputs", "last_command", "taken")
 
     def __init__(self) -> None:
         self.answers: list[ApprovalResolved] = []
         self.inputs: list[InputAdded] = []
         self.last_command = 0
         """Number of the latest command that is here or was."""
+        self.taken: set[int] = set()
+        """Numbers of commands that another process has carried out before this one went on with the run."""
         self.closed = False
         """Whether new input would come too late."""
         self._waiter: asyncio.Future[None] | None = None
@@ -34,6 +36,8 @@ class Inbox:
     def put(self, command: Command) -> None:
         """Take in what came through the store. A command that cannot be understood is left out, and the log told."""
         self.last_command = max(self.last_command, command.number)
+        if command.number in self.taken:
+            return
         try:
             if command.kind == "approval":
                 self.answers.append(ApprovalResolved(**command.data, command=command.number))

@@ -9,19 +9,10 @@ tools and clients trace by themselves has the right parent.
 from __future__ import annotations
 
 import importlib.metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runstream.errors import MissingExtra
-from runstream.observe.otel_names import (
-    AGENT_DURATION,
-    DURATION_BOUNDS_S,
-    FIRST_CHUNK,
-    INFERENCE_DURATION,
-    INPUT_TOKENS,
-    OUTPUT_TOKENS,
-    TOOL_DURATION,
-    WORKFLOW_DURATION,
-)
+from runstream.observe.otel_instruments import Instruments, Recording
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -30,7 +21,7 @@ if TYPE_CHECKING:
     from runstream.observe.observers import EventSink, ObservedRun
     from runstream.observe.otel_spans import RunSpans
 
-__all__ = ["Instruments", "OpenTelemetry"]
+__all__ = ["OpenTelemetry"]
 
 _SCOPE = "runstream"
 
@@ -56,10 +47,12 @@ class OpenTelemetry:
         except ImportError as error:
             raise MissingExtra("OpenTelemetry", "otel") from error
         version = importlib.metadata.version("runstream")
-        self.record_content = record_content
-        self.provider_name = provider_name
-        self.tracer = trace.get_tracer(_SCOPE, version, tracer_provider)
-        self.instruments = Instruments(metrics.get_meter(_SCOPE, version, meter_provider))
+        self._recording = Recording(
+            trace.get_tracer(_SCOPE, version, tracer_provider),
+            Instruments(metrics.get_meter(_SCOPE, version, meter_provider)),
+            record_content,
+            provider_name,
+        )
         self._runs: dict[str, RunSpans] = {}
 
     def __call__(self, run: ObservedRun) -> EventSink:
@@ -67,7 +60,7 @@ class OpenTelemetry:
 
         from runstream.observe.otel_spans import RunSpans
 
-        spans = RunSpans(self, run, on_end=self._runs.pop)
+        spans = RunSpans(self._recording, run, on_end=self._runs.pop)
         if run.run is not None and run.run.task is None:
             # We are in the context that the run will have: see runstream.run.observers.
             self._runs[run.run_id] = spans
@@ -83,24 +76,3 @@ class OpenTelemetry:
             from opentelemetry import context, trace
 
             context.attach(trace.set_span_in_context(span))
-
-
-class Instruments:
-    """The measurements of the conventions."""
-
-    def __init__(self, meter: Any) -> None:
-        def durations(name: str, description: str) -> Any:
-            return meter.create_histogram(
-                name,
-                unit="s",
-                description=description,
-                explicit_bucket_boundaries_advisory=list(DURATION_BOUNDS_S),
-            )
-
-        self.inference = durations(INFERENCE_DURATION, "GenAI client inference operation duration.")
-        self.first_chunk = durations(FIRST_CHUNK, "Time to receive the first chunk.")
-        self.tool = durations(TOOL_DURATION, "GenAI tool execution duration.")
-        self.agent = durations(AGENT_DURATION, "GenAI agent invocation duration.")
-        self.workflow = durations(WORKFLOW_DURATION, "Records duration of GenAI workflow.")
-        self.input_tokens = meter.create_counter(INPUT_TOKENS, unit="{token}", description="Input tokens used.")
-        self.output_tokens = meter.create_counter(OUTPUT_TOKENS, unit="{token}", description="Output tokens used.")

@@ -30,7 +30,7 @@ from runstream.observe.otel_names import as_json, input_messages, output_message
 
 if TYPE_CHECKING:
     from runstream.observe.observers import ObservedRun
-    from runstream.observe.otel import OpenTelemetry
+    from runstream.observe.otel_instruments import Recording
 
 __all__ = ["RunSpans"]
 
@@ -99,13 +99,13 @@ class _Lane:
 class RunSpans:
     """See the module."""
 
-    def __init__(self, otel: OpenTelemetry, run: ObservedRun, on_end: Callable[[str, None], Any]) -> None:
-        self._otel = otel
+    def __init__(self, recording: Recording, run: ObservedRun, on_end: Callable[[str, None], Any]) -> None:
+        self._provider_name = recording.provider_name
         self._run = run
         self._on_end = on_end
-        self._tracer = otel.tracer
-        self._instruments = otel.instruments
-        self._content = otel.record_content
+        self._tracer = recording.tracer
+        self._instruments = recording.instruments
+        self._content = recording.record_content
         self._conversation: str | None = None
         self._request_model = run.model
         self._root: _Open | None = None
@@ -213,7 +213,7 @@ class RunSpans:
         model = getattr(event.live, "model", None)
         if isinstance(model, str):
             self._request_model = model
-        attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": self._otel.provider_name}
+        attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": self._provider_name}
         if event.agent is not None:
             attributes["gen_ai.agent.name"] = event.agent
         if self._conversation:
@@ -247,7 +247,7 @@ class RunSpans:
     def _begin_call(self, lane: _Lane, model: str | None, turn: Span, *, streamed: bool) -> _Open:
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": self._otel.provider_name,
+            "gen_ai.provider.name": self._provider_name,
         }
         if model is not None:
             attributes["gen_ai.request.model"] = model

@@ -153,6 +153,7 @@ class ToolEntry(_Said, kw_only=True, tag="tool"):
     progress: list[Progress] = msgspec.field(default_factory=list[Progress])
     """The latest reports of the tool."""
     progress_count: int = 0
+    """How many reports it has made."""
     output: str | None = None
     """The output as text; other content is named in brackets."""
     content: list[Any] | None = None

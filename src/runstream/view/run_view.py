@@ -234,7 +234,10 @@ class RunView:
             self._spot = spot or _NoPlace
             return changed
         if kind == ITEM:
-            return strand.item(event)
+            changed = strand.item(event)
+            if event.data.type == "tool_call_output_item":
+                self._close_nested(event, changed)
+            return changed
         if kind == AGENT_START:
             return strand.agent_started(event)
         if kind == APPROVAL_RESOLVED:
@@ -279,8 +282,18 @@ class RunView:
             outer.expect_output(card)
         shown = card.nested = card.nested or Strand(cut=card.cut)
         strand = StrandFold(self._book, shown, (card.id, *outer.parents))
+        strand.resume()
         self._strands[path] = strand
         return strand
+
+    def _close_nested(self, event: Event, changed: tuple[int, ...]) -> None:
+        """A call has its output: what ran under it is over. Its id may be used again, for a strand of its own."""
+        for entry_id in changed[:2]:
+            card = self._book.index.get(entry_id)
+            if isinstance(card, ToolEntry) and card.nested is not None and card.output is not None:
+                over = (*event.path, card.call_id or "")
+                for path in [path for path in self._strands if path[: len(over)] == over]:
+                    self._strands.pop(path).ended("cancelled", event.at)
 
     def _start(self, event: Event, start: RunStart) -> tuple[int, ...]:
         self.started_at = event.at
@@ -406,7 +419,11 @@ class RunView:
         for entry in shown.entries:
             self._book.index[entry.id] = entry
             if isinstance(entry, ToolEntry) and entry.nested is not None:
-                self._restore((*path, entry.call_id or ""), entry.nested, (entry.id, *parents))
+                inner = (*path, entry.call_id or "")
+                self._restore(inner, entry.nested, (entry.id, *parents))
+                if entry.output is not None:
+                    for over in [each for each in self._strands if each[: len(inner)] == inner]:
+                        del self._strands[over]
         strand.resume()
 
     def __repr__(self) -> str:

@@ -311,10 +311,9 @@ class StrandFold(ResponseFold):
         if entry is None:
             return ()
         fields: dict[str, Any] = plain(event.data)
-        report = fields.get("data", {name: value for name, value in fields.items() if name != "call_id"})
-        entry.progress.append(Progress(event.seq, event.at, report))
+        entry.progress.append(Progress(event.seq, event.at, fields.get("data")))
         del entry.progress[:-_KEPT_REPORTS]
-        entry.progress_count += 1
+        entry.progress_count += 1 + (fields.get("dropped") or 0)
         return self.changed(entry)
 
     def forget_times(self) -> None:

@@ -253,9 +253,11 @@ def test_the_life_of_a_call() -> None:
     view.apply(began)
     assert (card.state, card.title, card.description) == ("running", "Look up", "Looks.")
     for percent in range(150):
-        assert view.apply(log.add("tool.progress", {"call_id": "c1", "data": percent})) == (card.id,)
+        assert view.apply(log.add("tool.progress", {"call_id": "c1", "data": percent, "dropped": percent == 9})) == (
+            card.id,
+        )
     assert [report.data for report in card.progress] == list(range(50, 150))
-    assert card.progress_count == 150
+    assert card.progress_count == 151
     ended = log.item("tool_call_output_item", output("c1", "7 is here"))
     view.apply(ended)
     assert (card.state, card.output, card.content) == ("done", "7 is here", None)
@@ -478,6 +480,29 @@ def test_nested_agents_are_in_their_cards() -> None:
     assert isinstance(dig.nested.entries[0], MessageEntry)
     assert dig.nested.entries[0].text == "deep"
     same_when_stored(view)
+
+
+def test_a_nested_run_is_over_with_its_call() -> None:
+    """What it left open ends; a call of the same id has a strand of its own."""
+    log = Log().start()
+    for text in ("one", "two"):
+        log.item("tool_call_item", call("ask", "c1"))
+        log.path = ("c1",)
+        log.created()
+        log.delta(text)
+        log.path = ()
+        view = view_of(log.events)
+        same_when_stored(view)
+        log.item("tool_call_output_item", output("c1", text))
+        view.apply(log.events[-1])
+        assert view.to_json() == view_of(log.events).to_json()
+        same_when_stored(view)
+    cards = [card for card in view_of(log.events).entries if isinstance(card, ToolEntry) and card.nested]
+    inner = [entry for card in cards if card.nested for entry in card.nested.entries]
+    assert [(entry.text, entry.state) for entry in inner if isinstance(entry, MessageEntry)] == [
+        ("one", "incomplete"),
+        ("two", "incomplete"),
+    ]
 
 
 # What is void, missing or strange.

@@ -9,14 +9,16 @@ those declarations in `runstream.agent.guardrail`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "AgentsException",
+    "CircuitOpen",
     "CursorExpired",
     "CursorInvalid",
     "LeaseHeld",
     "LeaseLost",
+    "LoadRefused",
     "MaxTurnsExceeded",
     "MissingExtra",
     "ModelBehaviorError",
@@ -33,6 +35,7 @@ __all__ = [
     "RunTimeoutError",
     "StoreError",
     "StoreUnavailable",
+    "TimeoutPhase",
     "ToolTimeoutError",
     "UserError",
 ]
@@ -54,6 +57,8 @@ class RunErrorDetails:
     output_guardrail_results: list[Any]
     tool_input_guardrail_results: list[Any] = field(default_factory=list[Any])
     tool_output_guardrail_results: list[Any] = field(default_factory=list[Any])
+    partial_output: Any = None
+    """What there was of an answer: the final output if it was there, else the text of the last message, else None."""
 
     def __str__(self) -> str:
         return (
@@ -125,9 +130,14 @@ class ModelStreamFailed(ModelBehaviorError):
 
     code = "model_stream_failed"
 
-    def __init__(self, message: str, *, event_type: str, error_code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, event_type: str, error_code: str | None = None, retryable: bool = False
+    ) -> None:
         self.event_type = event_type
         self.error_code = error_code
+        self.retryable = retryable
+        self.usage: Any = None
+        """The provider's account of what the failed response used, where it gave one."""
         super().__init__(message)
 
 
@@ -159,16 +169,75 @@ class ModelRefusalError(AgentsException):
         super().__init__(f"The model refused to answer: {refusal}")
 
 
+TimeoutPhase: TypeAlias = Literal["connect", "first_content", "idle", "model_call"]
+_PHASES: dict[TimeoutPhase, str] = {
+    "connect": "The model's server did not begin its answer within {limit:g} s",
+    "first_content": "The model sent no content within {limit:g} s",
+    "idle": "The model's stream brought no content for {limit:g} s",
+    "model_call": "The model call exceeded its time limit of {limit:g} s",
+}
+
+
 class ModelTimeoutError(AgentsException):
-    """One model call took longer than `ModelSettings.timeout` seconds."""
+    """A model call passed a limit of time: its own (`ModelSettings.timeout`), or one of `TimeLimits`.
+
+    `phase` says which part of the call took too long, `limit_s` (the same as `timeout_seconds`) its limit; `events`
+    and `chars` (of text, reasoning and arguments) had come by then, `waited_s` after the call had begun.
+    """
 
     code = "model_timeout"
     retryable = True
     timeout_seconds: float
 
-    def __init__(self, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        timeout_seconds: float,
+        *,
+        phase: TimeoutPhase = "model_call",
+        option: str = "ModelSettings.timeout",
+        events: int = 0,
+        chars: int = 0,
+        waited_s: float | None = None,
+    ) -> None:
         self.timeout_seconds = timeout_seconds
-        super().__init__(f"The model call exceeded its time limit of {timeout_seconds:g} s (ModelSettings.timeout).")
+        self.limit_s = timeout_seconds
+        self.phase = phase
+        self.events = events
+        self.chars = chars
+        self.waited_s = timeout_seconds if waited_s is None else waited_s
+        came = f"; {events} events with {chars} characters had come in {self.waited_s:.4g} s" if events else ""
+        super().__init__(f"{_PHASES[phase].format(limit=timeout_seconds)} ({option}){came}.")
+
+
+class CircuitOpen(AgentsException):
+    """The breaker of a model's endpoint is open: it has failed again and again, and is not asked at present.
+
+    `probe_in_s` is the time until one call may try it again; 0.0 while that call is under way.
+    """
+
+    code = "circuit_open"
+    retryable = True
+
+    def __init__(self, endpoint: str, probe_in_s: float) -> None:
+        self.endpoint = endpoint
+        self.probe_in_s = probe_in_s
+        when = f"it is tried again in {probe_in_s:.3g} s" if probe_in_s > 0 else "it is being tried again now"
+        super().__init__(f"The model at {endpoint} is not asked: it has failed too often; {when}.")
+
+
+class LoadRefused(AgentsException):
+    """So many wait already that nobody else may (`LoadLimits.max_queue`): try again later.
+
+    `what` is what is short ("runs", or a model's name), `queued` how many wait for it.
+    """
+
+    code = "load_refused"
+    retryable = True
+
+    def __init__(self, what: str, queued: int) -> None:
+        self.what = what
+        self.queued = queued
+        super().__init__(f"Refused: {queued} wait for {what} already (LoadLimits.max_queue). Try again later.")
 
 
 class ToolTimeoutError(AgentsException):

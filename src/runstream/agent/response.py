@@ -6,7 +6,7 @@ for type checkers and `Any` at run time, so that importing this module does not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from runstream.agent.raw_item import to_input_item
@@ -56,6 +56,10 @@ class ModelResponse:
     """The transport's id of the request, for questions to the provider."""
     raw_usage: dict[str, Any] | None = None
     """The provider's own usage as it came, if `ModelSettings.preserve_raw_usage` asked for it."""
+    answered_by: str | None = field(default=None, kw_only=True, compare=False, repr=False)
+    """The model that answered, where it is known."""
+    fallback_reason: str | None = field(default=None, kw_only=True, compare=False, repr=False)
+    """Why that was not the first choice; None where it was."""
 
     @classmethod
     def from_response(cls, response: TResponse, *, request_id: str | None = None) -> ModelResponse:

@@ -78,14 +78,23 @@ async def _failure_message(
 
 
 async def invoke_function_tool(
-    *, function_tool: FunctionTool, context: ToolContext[Any], arguments: str, clock: Clock = system_clock
+    *,
+    function_tool: FunctionTool,
+    context: ToolContext[Any],
+    arguments: str,
+    clock: Clock = system_clock,
+    default_timeout_s: float | None = None,
 ) -> Any:
     """Call a tool with its arguments as JSON text, within its timeout, and return its output.
 
+    `default_timeout_s` is that of tools that have none of their own; the thread of a plain function cannot be stopped.
     Raises what the tool raises, and ToolTimeoutError if it took too long and asks for that. If the call is cancelled or
     takes too long, `context.cancelled` becomes True.
     """
     seconds = function_tool.timeout_seconds
+    if seconds is None and default_timeout_s is not None:
+        source = ToolSource.of(function_tool.on_invoke_tool)
+        seconds = None if source is not None and source.in_thread else default_timeout_s
     if seconds is None:
         return await _call(function_tool, context, arguments)
     try:

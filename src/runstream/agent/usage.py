@@ -49,7 +49,8 @@ class Usage:
     """
 
     requests: int = 0
-    """Requests that were made, failed attempts included."""
+    """Requests that were answered, and attempts that failed and were followed by another; one that failed for good,
+    and ended its run, is not among them unless the model told its usage."""
     input_tokens: int = 0
     input_tokens_details: InputTokensDetails = field(default_factory=lambda: _input_details(None))
     """Tokens of the input that a cache held, or that were written to it."""

@@ -94,9 +94,12 @@ class AttemptDiscarded:
     from_seq: int
     """The first void event; all from it up to this event are."""
     reason: str
-    """A short constant for programs."""
+    """A short constant for programs: `retry`, `fallback`, `taken_over`."""
     detail: str | None = None
     """For people."""
+    next_model: str | None = None
+    """The model that takes over, where it is another one. `from_seq` is then this event's own seq if the model before
+    had shown nothing."""
 
 
 @dataclass(frozen=True, slots=True)

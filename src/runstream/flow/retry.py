@@ -1,7 +1,7 @@
-"""Retrying a model call before its first content: the one place in the package that sends a request again.
+"""Retrying a model call: the one place in the package that sends a request again to the same model.
 
-Lifecycle events (`response.created` and the like) are held back until content arrives, so that a retry before it stays
-invisible. Once content was handed on, an error goes up as it is: text that people have seen is not taken back here.
+Before its first content a call is made again invisibly. Once content was handed on, an error goes up as it is, unless
+the policy is to begin again (`flow/attempts.py`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import inspect
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
-from runstream.agent.model import Model, ModelBatch, ModelBatches, ModelRequest
+from runstream.agent.model import Model, ModelBatches, ModelRequest, open_batches
 from runstream.agent.model_failure import is_transient, normalized_error, retry_after_s
+from runstream.agent.response import ModelResponse
 from runstream.agent.retry import (
     ModelRetryAdvice,
     ModelRetryAdviceRequest,
@@ -23,15 +24,55 @@ from runstream.agent.retry import (
     RetryPolicyContext,
     evaluate_policy,
 )
-from runstream.errors import ModelStreamTruncated
+from runstream.clock import Clock, system_clock
+from runstream.errors import ModelStreamFailed, ModelTimeoutError
+from runstream.flow.attempts import AfterContent, AttemptStream, FailedAttempt, attempt_listener, tell
+from runstream.flow.wrapped import WrappedModel, ask
 
-if TYPE_CHECKING:
-    from runstream.clock import Clock
-
-__all__ = ["RetryPolicy", "policy_of", "retry_call", "retry_stream"]
+__all__ = ["RetryBudget", "RetryPolicy", "RetryingModel", "policy_of", "retry_call", "retry_stream"]
 
 _T = TypeVar("_T")
-_LIFECYCLE = frozenset(("response.created", "response.queued", "response.in_progress"))
+
+
+class RetryBudget:
+    """So many retries a minute, over all calls that share it: a process (or an endpoint) that fails as a whole is not
+    asked three times as often as before. An empty budget lets errors go up at once.
+
+    `size` retries may be made at once; they come back evenly, `per_minute` a minute (the size, if not given).
+    """
+
+    def __init__(self, size: int, *, per_minute: float | None = None, clock: Clock = system_clock) -> None:
+        if size < 1:
+            raise ValueError(f"a RetryBudget's size must be at least 1, not {size}")
+        self.size = size
+        self.per_minute = float(size if per_minute is None else per_minute)
+        self._clock = clock
+        self._level = float(size)
+        self._at = clock.now()
+
+    @property
+    def left(self) -> int:
+        """How many retries may be made now."""
+        now = self._clock.now()
+        self._level = min(self._level + (now - self._at) * self.per_minute / 60, float(self.size))
+        self._at = now
+        return int(self._level)
+
+    def take(self) -> bool:
+        """Take one; False where there is none."""
+        if self.left < 1:
+            return False
+        self._level -= 1
+        return True
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same call may succeed later. A whole call that took too long would do so again."""
+    if isinstance(error, ModelTimeoutError):
+        return error.phase != "model_call"
+    if isinstance(error, ModelStreamFailed):
+        return error.retryable
+    return is_transient(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +89,12 @@ class RetryPolicy:
     decide: Callable[[Exception, int], Awaitable[float | bool] | float | bool] | None = None
     """Replaces the built-in decision: given the error and the number of attempts made, False gives up, True retries
     after the usual pause, a number retries after so many seconds."""
+    budget: RetryBudget | None = None
+    """Retries beyond it are not made."""
 
     def pause_s(self, error: Exception, attempts: int) -> float | None:
         """Seconds to wait before the next attempt, or None where there must be none."""
-        return self.usual_pause_s(error, attempts) if is_transient(error) else None
+        return self.usual_pause_s(error, attempts) if _may_pass(error) else None
 
     def usual_pause_s(self, error: Exception, attempts: int) -> float | None:
         """Seconds that the server asks for, else the backoff's; None where the server asks for too many."""
@@ -137,7 +180,7 @@ async def _pause(policy: RetryPolicy, clock: Clock, error: Exception, attempts: 
             pause_s = policy.usual_pause_s(error, attempts) if decision else None
         else:
             pause_s = float(decision)
-    if pause_s is None:
+    if pause_s is None or (policy.budget is not None and not policy.budget.take()):
         return False
     await clock.sleep(pause_s)
     return True
@@ -163,17 +206,20 @@ def retry_stream(
     policy: RetryPolicy,
     clock: Clock,
     on_failure: Callable[[Exception], None],
+    *,
+    after_content: AfterContent = "fail",
 ) -> ModelBatches:
-    """The batches of a stream that is opened again after transient errors before its first content.
+    """The batches of a stream that is opened again after transient errors: before its first content, and after it as
+    `after_content` says.
 
-    `on_failure` is told each error that is followed by a retry. Every stream that was opened is closed, the last one by
-    whoever closes this one.
+    `on_failure` is told each error that is followed by a retry; what was handed on before it is void as soon as there
+    is another batch. Every stream that was opened is closed, the last one by whoever closes this one.
     """
-    return _RetriedStream(open_stream, policy, clock, on_failure)
+    return _RetriedStream(open_stream, policy, clock, on_failure, after_content)
 
 
-class _RetriedStream:
-    __slots__ = ("_clock", "_error", "_on_failure", "_open_stream", "_policy", "_stream", "_under_way")
+class _RetriedStream(AttemptStream):
+    __slots__ = ("_attempts", "_clock", "_on_failure", "_open_stream", "_policy")
 
     def __init__(
         self,
@@ -181,65 +227,61 @@ class _RetriedStream:
         policy: RetryPolicy,
         clock: Clock,
         on_failure: Callable[[Exception], None],
+        after_content: AfterContent,
     ) -> None:
+        super().__init__(after_content)
         self._open_stream = open_stream
         self._policy = policy
         self._clock = clock
         self._on_failure = on_failure
-        self._stream: ModelBatches | None = None
-        self._under_way = False
-        self._error: Exception | None = None
+        self._attempts = 0
 
-    def __aiter__(self) -> _RetriedStream:
-        return self
+    def _open(self) -> ModelBatches:
+        self._attempts += 1
+        return self._open_stream()
 
-    def __anext__(self) -> Awaitable[ModelBatch]:
-        # Once there was content, nothing stands between the stream and its reader.
-        if self._under_way and self._stream is not None:
-            return self._stream.__anext__()
-        return self._begin()
-
-    async def aclose(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.aclose()
-
-    async def _begin(self) -> ModelBatch:
-        """The first content, and what was held back before it; where there is none, what was held back, then the
-        error."""
-        if self._under_way:
-            if self._error is None:
-                raise StopAsyncIteration
-            raise self._error
-        attempts = 0
-        while True:
-            attempts += 1
-            held: list[ModelBatch] = []
-            stream = self._stream = self._open_stream()
-            try:
-                async for batch in stream:
-                    held.append(batch)
-                    if not all(event.type in _LIFECYCLE for event in batch.events):
-                        self._under_way = True
-                        return _joined(held)
-                raise ModelStreamTruncated("The model's stream ended before it brought anything.")
-            except Exception as error:
-                await self.aclose()
-                if not await _pause(self._policy, self._clock, error, attempts):
-                    self._under_way = True
-                    if not held:
-                        raise
-                    self._error = error
-                    return _joined(held)
-                self._on_failure(error)
+    async def _goes_on(self, error: Exception) -> bool:
+        if not await _pause(self._policy, self._clock, error, self._attempts):
+            return False
+        self._on_failure(error)
+        return True
 
 
-def _joined(batches: list[ModelBatch]) -> ModelBatch:
-    if len(batches) == 1:
-        return batches[0]
-    events: list[Any] = []
-    frames: list[bytes | None] = []
-    for batch in batches:
-        events += batch.events
-        frames += batch.frames
-    return ModelBatch(events, frames)
+class RetryingModel(WrappedModel):
+    """A model whose failed calls are made again, as `policy` says; without one as the call's `ModelSettings.retry`
+    does, or else the default.
+
+    `after_content` is for streams that break once content was shown. To begin again then takes somebody who takes
+    back what was shown: a run does. Used alone, such a stream fails.
+    """
+
+    def __init__(
+        self,
+        inner: Model,
+        policy: RetryPolicy | None = None,
+        *,
+        after_content: AfterContent = "fail",
+        budget: RetryBudget | None = None,
+        clock: Clock = system_clock,
+    ) -> None:
+        super().__init__(inner)
+        self._policy = policy
+        self._after_content: AfterContent = after_content
+        self._budget = budget
+        self._clock = clock
+
+    async def respond(self, request: ModelRequest) -> ModelResponse:
+        policy = self._policy_for(request, stream=False)
+        return await retry_call(lambda: ask(self.inner, request), policy, self._clock, self._told)
+
+    def stream_batches(self, request: ModelRequest) -> ModelBatches:
+        policy = self._policy_for(request, stream=True)
+        after_content: AfterContent = "fail" if attempt_listener.get() is None else self._after_content
+        return _RetriedStream(lambda: open_batches(self.inner, request), policy, self._clock, self._told, after_content)
+
+    def _policy_for(self, request: ModelRequest, *, stream: bool) -> RetryPolicy:
+        policy = self._policy or policy_of(request.model_settings.retry, self.inner, request, stream=stream)
+        return policy if self._budget is None else replace(policy, budget=self._budget)
+
+    def _told(self, error: Exception) -> None:
+        tell(FailedAttempt(error, "retry", self.model))

@@ -36,6 +36,8 @@ class RunFold:
         "agent_name",
         "approvals",
         "end",
+        "fallback_model",
+        "fallback_reason",
         "history",
         "history_index",
         "items",
@@ -68,6 +70,9 @@ class RunFold:
         self.turn_closed = False
         """Whether a run ended after the latest response, other than for a person's sake: nothing of its turn is due."""
         self.end: RunEnd | None = None
+        self.fallback_model: str | None = None
+        """The model that has taken the open call over from the first choice, and why."""
+        self.fallback_reason: str | None = None
         self._done_items: list[Any] = []
 
     def apply(self, event: Event) -> None:
@@ -87,6 +92,8 @@ class RunFold:
                 self.history_index = len(self.items)
         elif kind == ATTEMPT_DISCARDED:
             self.abandon_response()
+            if event.data.next_model is not None or event.data.reason == "taken_over":
+                self.fallback_model, self.fallback_reason = event.data.next_model, event.data.detail
         elif kind == APPROVAL_RESOLVED:
             self.approvals.append(event.data)
             self.last_command = max(self.last_command, event.data.command)
@@ -112,6 +119,9 @@ class RunFold:
                 # Some servers leave the output of the terminal event empty; the items came one by one.
                 if not response.output and self._done_items:
                     response.output = self._done_items
+            response.answered_by = self.fallback_model or response.answered_by or data.response.model or None
+            response.fallback_reason = None if self.fallback_model is None else self.fallback_reason
+            self.fallback_model = None
             self.responses.append(response)
             self.turn_closed = False
             self.response_index = len(self.items)

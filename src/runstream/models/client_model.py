@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,11 @@ class BodyBatches(abc.ABC):
     async def __anext__(self) -> ModelBatch:
         """The events of the next read that brings any."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the response has begun: its headers are there."""
+        return self._body is not None
+
     async def _open(self) -> StreamBody:
         self._body = await self._open_body()
         return self._body
@@ -73,6 +79,16 @@ class ClientModel(Model):
     def _client(self) -> AsyncOpenAI:
         given = self._given_client
         return client_for(given) if isinstance(given, ClientSettings) else given
+
+    @property
+    def endpoint(self) -> str:
+        """The server and the model's name: what fails together."""
+        given = self._given_client
+        if isinstance(given, ClientSettings):
+            address = given.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        else:
+            address = str(getattr(given, "base_url", type(given).__name__))
+        return f"{address.rstrip('/')} {self.model}"
 
     @property
     def retries_itself(self) -> bool:

@@ -36,6 +36,7 @@ from runstream.events.event import (
     RunStart,
     RunStatus,
 )
+from runstream.flow.load import Place as QueuePlace
 from runstream.log.base import Command, Log, StoredStatus
 from runstream.log.fold import RunFold
 from runstream.log.memory import MemoryLog
@@ -44,7 +45,7 @@ from runstream.run.config import RunConfig
 from runstream.run.ending import run_end
 from runstream.run.error_handlers import RunErrorHandlers
 from runstream.run.feed import StoredFeed
-from runstream.run.history import partial_messages
+from runstream.run.history import latest_text, partial_messages
 from runstream.run.inbox import Inbox
 from runstream.run.observers import run_observers
 from runstream.run.readers import Place, RunTask
@@ -154,6 +155,7 @@ class ActiveRun:
         "kept",
         "log",
         "max_turns",
+        "place",
         "previous_response_id",
         "resumed",
         "run_id",
@@ -224,6 +226,8 @@ class ActiveRun:
         """What the run goes on from, where it is not a new one."""
         self.claimed_epoch: int | None = None
         """The epoch of a run that was claimed in its store before it began here."""
+        self.place: QueuePlace | None = None
+        """Where the run stands among those that share its limits on load, where there are such."""
         self.durable: Durable | None = None
         """Keeps the log beyond this process, where that was asked for."""
         self.broken: BaseException | None = None
@@ -258,6 +262,10 @@ class ActiveRun:
         for response in fold.responses:
             self.context.usage.add(response.usage)
         restore_approvals(fold, self.context)
+
+    def stand(self, place: QueuePlace) -> None:
+        """The run waits in a queue."""
+        self.place = place
 
     def start(self, drive: Coroutine[Any, Any, None]) -> None:
         """Begin, as a task of the running event loop."""
@@ -495,9 +503,11 @@ class ActiveRun:
         self.agent = agent
         self._append(AGENT_START, AgentStart(previous, history), agent)
 
-    def emit_discarded(self, from_seq: int, reason: str, detail: str | None = None) -> None:
+    def emit_discarded(
+        self, from_seq: int, reason: str, detail: str | None = None, next_model: str | None = None
+    ) -> None:
         """What readers have seen since that event is void."""
-        self._append(ATTEMPT_DISCARDED, AttemptDiscarded(from_seq, reason, detail))
+        self._append(ATTEMPT_DISCARDED, AttemptDiscarded(from_seq, reason, detail, next_model))
 
     def emit_approval(self, answer: ApprovalResolved) -> None:
         """A person has answered."""
@@ -611,7 +621,17 @@ class ActiveRun:
             context_wrapper=self.context,
             input_guardrail_results=[],
             output_guardrail_results=[],
+            partial_output=self.partial_output,
         )
+
+    @property
+    def partial_output(self) -> Any:
+        """What there is of an answer: the final output, else the text that the model shows or showed last."""
+        if self.final_output is not None:
+            return self.final_output
+        since = self.fold.response_seq
+        shown = [] if since is None else partial_messages(self.log, since)
+        return latest_text(shown, self.items)
 
     @property
     def items(self) -> Sequence[RunItem]:

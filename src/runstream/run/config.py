@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
@@ -17,6 +17,11 @@ from runstream.agent.model import Model, ModelProvider
 from runstream.agent.settings import ModelSettings
 from runstream.clock import Clock, system_clock
 from runstream.errors import UserError
+from runstream.flow.breaker import CircuitBreakers
+from runstream.flow.fallback import FALLBACK_ON, FallbackOn
+from runstream.flow.load import LoadLimits
+from runstream.flow.retry import RetryBudget
+from runstream.flow.timeouts import TimeLimits
 from runstream.log.base import Store
 from runstream.sessions.base import SessionSettings
 
@@ -179,6 +184,25 @@ class RunConfig:
     """A run whose process has not been heard of for so long may be taken over by another."""
     time_limit_s: float | None = field(default=None, kw_only=True)
     """How long the whole run may take; past it it fails with RunTimeoutError. None is no limit."""
+    time_limits: TimeLimits | None = field(default=None, kw_only=True)
+    """Limits on the phases of each model call, on tools, and on the run."""
+    on_broken_stream: Literal["fail", "restart", "restart_after_tools", "continue"] = field(
+        default="fail", kw_only=True
+    )
+    """A model's stream that breaks once people have seen some of it: fail; ask again, as a new attempt, and tell
+    readers to take back what they saw (but not where a hosted tool was called meanwhile, unless "restart_after_tools");
+    or go on with the text as it stands, marked incomplete."""
+    retry_budget: RetryBudget | None = field(default=None, kw_only=True)
+    """Bounds the retries of all runs that share it."""
+    fallback_models: Sequence[str | Model] = field(default=(), kw_only=True)
+    """Asked in this order where the model fails for good: names, models, or `PlainCall()` (the same model once more,
+    not streamed)."""
+    fallback_on: FallbackOn = field(default=FALLBACK_ON, kw_only=True)
+    """After which kinds of failures (`runstream.flow.failures.FailureKind`), or a function that decides it."""
+    circuit_breakers: CircuitBreakers | None = field(default=None, kw_only=True)
+    """Breakers for the models' endpoints, shared by many runs."""
+    load_limits: LoadLimits | None = field(default=None, kw_only=True)
+    """How many runs, requests and tokens there may be, for all runs that share it."""
     on_approval: Literal["interrupt", "wait"] = field(default="interrupt", kw_only=True)
     """A call that needs a person's approval: end the run with `interruptions`, to be resumed from its state, as the SDK
     does; or wait in place until `approve` or `reject` is called on any handle of the run."""
@@ -201,6 +225,15 @@ class RunConfig:
         for name in ("cancel_timeout_s", "store_timeout_s", "lease_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.on_broken_stream not in ("fail", "restart", "restart_after_tools", "continue"):
+            raise ValueError(
+                "on_broken_stream must be 'fail', 'restart', 'restart_after_tools' or 'continue', not "
+                f"{self.on_broken_stream!r}"
+            )
+        if isinstance(self.fallback_models, str):
+            raise ValueError(f"fallback_models must be a list of models, not {self.fallback_models!r}")
+        if isinstance(self.time_limits, dict):
+            self.time_limits = TimeLimits(**cast("dict[str, Any]", self.time_limits))
         if self.time_limit_s is not None and self.time_limit_s <= 0:
             raise ValueError(f"time_limit_s must be positive or None, not {self.time_limit_s}")
         if isinstance(self.model_settings, dict):
@@ -217,11 +250,18 @@ class RunConfig:
             return self.max_log_events
         return 1_000_000 if self.store is None or self.on_store_failure == "continue" else 20_000
 
+    @property
+    def run_limit_s(self) -> float | None:
+        """How long the run may take: the shorter of `time_limit_s` and `time_limits.run_s`, where there is one."""
+        given = (self.time_limit_s, None if self.time_limits is None else self.time_limits.run_s)
+        return min((limit_s for limit_s in given if limit_s is not None), default=None)
+
     @classmethod
     def of(cls, config: RunConfig | dict[str, Any] | None) -> RunConfig:
         """The config of what a caller passed. Raises UserError for a dict with unknown keys."""
         if config is None:
-            return cls()
+            # One for all runs, since nobody changes the config of a run: for as long as the environment is the same.
+            return _default_config(_default_store(), _trace_sensitive_data())
         if isinstance(config, dict):
             unknown = sorted(config.keys() - {option.name for option in fields(cls)})
             if unknown:
@@ -236,3 +276,8 @@ class RunConfig:
         for name in ("input_guardrails", "output_guardrails", "nest_handoff_history", "sandbox"):
             if getattr(self, name):
                 raise UserError(f"RunConfig.{name} is not supported by this version of runstream")
+
+
+@cache
+def _default_config(store: str | None, trace_include_sensitive_data: bool) -> RunConfig:
+    return RunConfig(store=store, trace_include_sensitive_data=trace_include_sensitive_data)

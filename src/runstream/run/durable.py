@@ -36,7 +36,7 @@ class DurableRun:
             on_failure=self.lose,
         )
         # A run that hangs must not keep its lease for ever: past its limit, and the time that it has to end, it goes.
-        limit_s = None if config.time_limit_s is None else config.time_limit_s + 4 * config.cancel_timeout_s
+        limit_s = None if config.run_limit_s is None else config.run_limit_s + 4 * config.cancel_timeout_s
         host.add(self, epoch, config.lease_s, limit_s)
 
     @property

@@ -24,6 +24,7 @@ from runstream.log.fold import RunFold
 from runstream.run.bind import AgentBook
 from runstream.run.config import RunConfig
 from runstream.run.feed import StoredFeed, events_of, in_background
+from runstream.run.history import latest_text
 from runstream.run.readers import Place
 from runstream.run.resume import apply, restore_approvals
 
@@ -184,7 +185,13 @@ class FollowedRun:
             context_wrapper=self.context,
             input_guardrail_results=[],
             output_guardrail_results=[],
+            partial_output=self.partial_output,
         )
+
+    @property
+    def partial_output(self) -> Any:
+        """What there is of an answer: the final output, else the text of the last message."""
+        return self.final_output if self.final_output is not None else latest_text((), self.items)
 
     def error_told(self) -> None:
         """There is no task here whose error could go unseen."""

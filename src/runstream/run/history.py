@@ -276,6 +276,22 @@ def partial_messages(log: MemoryLog, since_seq: int) -> list[Any]:
     return [messages[index] for index in sorted(messages)]
 
 
+def latest_text(shown: Sequence[Any], items: Sequence[RunItem]) -> str | None:
+    """The text of these messages, or else of the items' latest message; None where there is none."""
+    latest = next((item.raw_item for item in reversed(items) if item.type == "message_output_item"), None)
+    for messages in (shown, [] if latest is None else [latest]):
+        text = "".join(ItemHelpers.extract_text(message) or "" for message in messages)
+        if text:
+            return text
+    return None
+
+
+def ends_incomplete(items: Sequence[RunItem]) -> bool:
+    """Whether the latest message broke off."""
+    latest = next((item.raw_item for item in reversed(items) if item.type == "message_output_item"), None)
+    return latest is not None and read_field(latest, "status") == "incomplete"
+
+
 def _incomplete(message: Any) -> Any:
     changes = {"status": "incomplete"}
     if isinstance(message, dict):

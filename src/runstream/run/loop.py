@@ -76,7 +76,7 @@ async def drive(run: ActiveRun) -> None:
 
 async def _wait_within(run: ActiveRun, turns: asyncio.Task[_Outcome]) -> None:
     """Wait for the turns, or for the end of the run's time."""
-    limit_s = run.config.time_limit_s
+    limit_s = run.config.run_limit_s
     if limit_s is None:
         await asyncio.wait((turns,))
         return
@@ -108,12 +108,18 @@ async def _end(run: ActiveRun, status: RunStatus, error: BaseException | None) -
 
 async def _turns_to_end(run: ActiveRun, progress: Progress) -> _Outcome:
     """The turns' outcome. An error is part of it: a task that raises Ctrl-C stops the loop before the run has ended."""
+    limits = run.config.load_limits
     try:
+        if limits is not None:
+            run.place = await limits.enter(run.run_id, run.stand)
         return await _take_turns(run, progress), None
     except (asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:
         return "failed", error
+    finally:
+        if run.place is not None:
+            run.place.leave()
 
 
 def _outcome_of(turns: asyncio.Task[_Outcome] | None, asked_to_end: bool) -> _Outcome:

@@ -1,13 +1,11 @@
-"""One model call of a run: the request, its retries and its time limit, and its events into the log."""
+"""One model call of a run: the request, and its events into the log."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import logging
-from collections.abc import Awaitable
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.items import ModelResponse
@@ -15,23 +13,17 @@ from runstream.agent.model import Model, ModelBatch, ModelBatches, ModelRequest,
 from runstream.agent.output import AgentOutputSchemaBase
 from runstream.agent.settings import ModelSettings, implicit_model_settings
 from runstream.agent.usage import Usage
-from runstream.clock import Clock
-from runstream.errors import (
-    ModelStreamBroken,
-    ModelStreamFailed,
-    ModelStreamTruncated,
-    ModelTimeoutError,
-    UserError,
-)
-from runstream.flow.retry import RetryPolicy, policy_of, retry_call, retry_stream
+from runstream.errors import ModelStreamTruncated, UserError
+from runstream.flow.attempts import attempt_listener
+from runstream.flow.failures import failure_of
+from runstream.flow.wrapped import ask, model_name
 from runstream.run.active import ActiveRun, broken_event
 from runstream.run.config import CallModelData, ModelInputData
 from runstream.run.decide import Toolbox
 from runstream.run.history import Conversation, latest_of_each
+from runstream.run.reliability import Attempts, reliable
 
 __all__ = ["call_model", "input_of", "model_of", "request_of"]
-
-_T = TypeVar("_T")
 
 _logger = logging.getLogger("runstream")
 
@@ -109,103 +101,45 @@ async def request_of(
     )
 
 
-async def call_model(run: ActiveRun, model: Model, request: ModelRequest) -> ModelResponse:
+async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: ModelRequest) -> ModelResponse:
     """Make the call, streamed or not as the run is; its events are in the log when it returns or raises.
 
-    `ModelSettings.timeout` limits each attempt; past it ModelTimeoutError is raised. Raises ModelStreamFailed,
-    ModelStreamTruncated, ModelStreamBroken, and the official client's errors for requests that failed for good.
+    Raises ModelTimeoutError past a limit of time, ModelStreamFailed, ModelStreamTruncated, ModelStreamBroken, and the
+    official client's errors for requests that failed for good.
     """
-    policy = policy_of(request.model_settings.retry, model, request, stream=run.streamed)
+    asked = reliable(run, agent, model, request)
     run.attempt = 1
-
-    def on_failure(error: Exception) -> None:
-        run.check_open()  # a run that left this call behind does not ask again
-        # A failed request counts: the provider may bill for it.
-        run.attempt += 1
-        run.context.usage.add(Usage.of_failed_request())
-
-    if run.streamed:
-        return await _stream(run, model, request, policy, on_failure)
-    limit_s = request.model_settings.timeout
-
-    def call() -> Awaitable[ModelResponse]:
-        answer = _whole_response(model, request)
-        return answer if limit_s is None else _limited(answer, run.clock, limit_s, limit_s)
-
-    response = await retry_call(call, policy, run.clock, on_failure)
-    run.emit_response(response.to_completed_event(), response)
-    return response
-
-
-async def _whole_response(model: Model, request: ModelRequest) -> ModelResponse:
+    attempts = Attempts(run)
+    listens = attempt_listener.set(attempts.note)
     try:
-        return await model.get_response(**request.arguments())
-    except json.JSONDecodeError as error:
-        # What the official client lets through for a body that is no JSON.
-        raise ModelStreamBroken(
-            f"The model's answer is not JSON ({error}): it was cut off, or something else answered in its place",
-            frame=error.doc.encode(),
-        ) from error
+        if run.streamed:
+            return await _stream(run, asked, request, attempts)
+        response = await ask(asked, request)
+        attempts.begin()
+        response.answered_by = model_name(model)
+        run.emit_response(response.to_completed_event(), response)
+        return response
+    finally:
+        attempt_listener.reset(listens)
 
 
-async def _limited(work: Awaitable[_T], clock: Clock, left_s: float, limit_s: float) -> _T:
-    """The result of the work. Raises ModelTimeoutError, naming `limit_s`, if it is not there in `left_s`."""
-    try:
-        async with clock.timeout(left_s):
-            try:
-                return await work
-            except Exception as error:
-                # Kept out of the block around: a TimeoutError of the model's own is not ours.
-                failure = error
-    except TimeoutError as error:
-        raise ModelTimeoutError(limit_s) from error
-    raise failure
-
-
-class _LimitedBatches:
-    """The batches of one attempt, within its limit. No time-out is held while the caller has a batch."""
-
-    def __init__(self, batches: ModelBatches, clock: Clock, limit_s: float) -> None:
-        self._batches = batches
-        self._clock = clock
-        self._limit_s = limit_s
-        self._deadline = clock.now() + limit_s
-
-    def __aiter__(self) -> _LimitedBatches:
-        return self
-
-    async def __anext__(self) -> ModelBatch:
-        left_s = max(self._deadline - self._clock.now(), 0.0)
-        return await _limited(self._batches.__anext__(), self._clock, left_s, self._limit_s)
-
-    async def aclose(self) -> None:
-        await self._batches.aclose()
-
-
-async def _stream(
-    run: ActiveRun, model: Model, request: ModelRequest, policy: RetryPolicy, on_failure: Any
-) -> ModelResponse:
+async def _stream(run: ActiveRun, model: Model, request: ModelRequest, attempts: Attempts) -> ModelResponse:
     from runstream.events.model_event import DELTA_CLASSES
 
     count = len(run.fold.responses)
-    limit_s = request.model_settings.timeout
-
-    def open_stream() -> ModelBatches:
-        batches = open_batches(model, request)
-        return batches if limit_s is None else _LimitedBatches(batches, run.clock, limit_s)
-
-    batches = retry_stream(open_stream, policy, run.clock, on_failure)
+    batches = open_batches(model, request)
     unread = 0
     async with aclosing(cast("Any", batches)):
         async for batch in batches:
+            if attempts.failed:
+                attempts.begin()
             failed = run.emit_batch(batch, DELTA_CLASSES)
             unread += len(batch.events)
             if failed is not None:
                 try:
-                    usage = getattr(getattr(failed, "response", None), "usage", None)
-                    if usage is not None:
-                        run.context.usage.add(Usage.from_response(usage))
-                    failure = _failure_of(failed)
+                    failure = failure_of(failed)
+                    if failure.usage is not None:
+                        run.context.usage.add(Usage.from_response(failure.usage))
                 except (AttributeError, TypeError, ValueError) as error:
                     raise broken_event(failed, error) from error
                 raise failure
@@ -242,24 +176,3 @@ async def _drain(run: ActiveRun, batches: ModelBatches) -> None:
     except Exception as error:
         # The response is complete: only the connection is lost.
         _logger.debug("after the end of a model's response: %r", error)
-
-
-def _failure_of(event: Any) -> ModelStreamFailed:
-    if event.type == "error":
-        return ModelStreamFailed(
-            f"The model's stream reported an error: {event.message}", event_type="error", error_code=event.code
-        )
-    response = event.response
-    if event.type == "response.incomplete":
-        reason = getattr(response.incomplete_details, "reason", None) or "no reason given"
-        advice = "raise max_tokens, or ask for less" if reason == "max_output_tokens" else "the rest was withheld"
-        return ModelStreamFailed(
-            f"The model's response is incomplete ({reason}): {advice}.",
-            event_type=event.type,
-            error_code=reason,
-        )
-    error = response.error
-    said = f"{error.code}: {error.message}" if error is not None else "no error given"
-    return ModelStreamFailed(
-        f"The model's response failed ({said})", event_type=event.type, error_code=error.code if error else None
-    )

@@ -15,7 +15,7 @@ from runstream.errors import RunErrorDetails, RunSealed, UserError
 from runstream.run.active import ActiveRun, CancelMode
 from runstream.run.config import DEFAULT_MAX_TURNS
 from runstream.run.followed import FollowedRun
-from runstream.run.history import input_items_of
+from runstream.run.history import ends_incomplete, input_items_of, latest_text
 from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.readers import RunTask
 from runstream.run.resume import open_requests, pending_requests, waiting_message
@@ -52,6 +52,28 @@ class RunResultBase:
     def last_response_id(self) -> str | None:
         """The provider's id of the last response, to go on from; None where there is none."""
         return self.raw_responses[-1].response_id if self.raw_responses else None
+
+    @property
+    def answered_by(self) -> str | None:
+        """The model that gave the last response, where it is known."""
+        return self.raw_responses[-1].answered_by if self.raw_responses else None
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why another model than the first choice gave the last response; None where it was the first choice."""
+        return self.raw_responses[-1].fallback_reason if self.raw_responses else None
+
+    @property
+    def partial_output(self) -> Any:
+        """What there is of an answer: the final output; else the text of the message that is under way or was the last
+        one; None where there is none."""
+        return self.final_output if self.final_output is not None else latest_text((), self.new_items)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether `partial_output` is less than the run's whole answer: there is no final output, or the model broke
+        off in it and the run went on with what there was (`RunConfig.on_broken_stream`)."""
+        return self.final_output is None or ends_incomplete(self.new_items)
 
     def final_output_as(self, cls: type[T], raise_if_incorrect_type: bool = False) -> T:
         """The final output, for the type checker. Raises TypeError, if asked to, where it is of another type."""
@@ -178,6 +200,18 @@ class RunResultStreaming(RunResultBase):
     def final_output(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The final output; None while there is none."""
         return self._run.final_output
+
+    @property
+    def partial_output(self) -> Any:
+        """What there is of an answer: the final output; else the text of the message that is under way or was the last
+        one; None where there is none."""
+        return self._run.partial_output
+
+    @property
+    def queue_position(self) -> int:
+        """How many runs have to begin before this one (`RunConfig.load_limits`): 1 is next; 0 once it runs."""
+        place = None if isinstance(self._run, FollowedRun) else self._run.place
+        return 0 if place is None else place.position
 
     @property
     def context_wrapper(self) -> RunContextWrapper[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]

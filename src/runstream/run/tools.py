@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from runstream.agent.agent import StopAtTools, ToolsToFinalOutputResult
-from runstream.agent.items import ItemHelpers, ToolCallOutputItem
+from runstream.agent.items import ItemHelpers, ToolApprovalItem, ToolCallOutputItem
 from runstream.agent.tool import (
     FunctionToolResult,
     invoke_function_tool,
@@ -20,7 +20,9 @@ from runstream.errors import AgentsException, ModelBehaviorError, UserError
 from runstream.run.active import ActiveRun
 from runstream.run.config import ToolErrorFormatterArgs
 from runstream.run.decide import Final, FunctionCall, Plan
+from runstream.run.nested import Nesting
 from runstream.run.observers import tool_observers
+from runstream.run.progress import Reports
 
 __all__ = [
     "UNCERTAIN_OUTPUT",
@@ -96,8 +98,13 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
         agent=agent,
         run_config=run.config,
         turn_input=run.context.turn_input,
+        tool_input=run.context.tool_input,
     )
     run.context.share_with(context)
+    reports = Reports(run, tool.name, call.call_id)
+    context.report_to(reports)
+    nesting = Nesting(run, call.call_id) if tool.agent is not None else None
+    context.nesting = nesting
     for begins in tool_observers:
         begins(run, call.call_id)
     async with gate:
@@ -106,7 +113,19 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
             run.hooks is not None and run.hooks.on_tool_start(context, agent, tool),
             agent.hooks is not None and agent.hooks.on_tool_start(context, agent, tool),
         )
-        output = await _output_of(run, planned, context)
+        requests: list[ToolApprovalItem] = []
+        try:
+            output = await _output_of(run, planned, context)
+        finally:
+            if run.scope.has_left(asyncio.current_task()):
+                reports.abandon()
+            else:
+                reports.close()
+            context.nesting = None
+            if nesting is not None:
+                requests = nesting.close()
+    if requests:
+        return FunctionToolResult(tool=tool, output=None, run_item=None, interruptions=requests)
     raw = ItemHelpers.tool_call_output_item(call, output)
     item = ToolCallOutputItem(agent=agent, raw_item=raw, output=output, tool_origin=getattr(tool, "origin", None))
     try:
@@ -124,10 +143,14 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
 
 
 async def _output_of(run: ActiveRun, planned: FunctionCall, context: ToolContext[Any]) -> Any:
-    tool = planned.tool
+    tool, limits = planned.tool, run.config.time_limits
     try:
         return await invoke_function_tool(
-            function_tool=tool, context=context, arguments=planned.call.arguments, clock=run.clock
+            function_tool=tool,
+            context=context,
+            arguments=planned.call.arguments,
+            clock=run.clock,
+            default_timeout_s=None if limits is None else limits.tool_s,
         )
     except AgentsException:
         raise

@@ -112,8 +112,8 @@ EVENTS = [
     event(21, "input.added", InputAdded([{"role": "user", "content": "Wait!"}], 4)),
 ]
 # What version 1 wrote before these fields came to it.
-_ADDED = {"options", "resumed", "history"}
-_BEFORE_THEM = (0, 1, 2, 3)
+_ADDED = {"options", "resumed", "history", "next_model"}
+_BEFORE_THEM = (0, 1, 2, 3, 16, 17)
 
 
 def golden() -> list[bytes]:

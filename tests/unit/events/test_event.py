@@ -49,7 +49,7 @@ def test_names_of_the_fields() -> None:
         "ItemAdded": ["name", "type", "raw", "more"],
         "ErrorInfo": ["type", "message", "code", "retryable"],
         "RunEnd": ["status", "error", "final_output", "usage"],
-        "AttemptDiscarded": ["from_seq", "reason", "detail"],
+        "AttemptDiscarded": ["from_seq", "reason", "detail", "next_model"],
         "ApprovalResolved": ["call_id", "tool_name", "approved", "always", "message", "command"],
         "InputAdded": ["items", "command"],
     }

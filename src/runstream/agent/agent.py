@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
 
 from typing_extensions import TypedDict
 
+from runstream.agent.agent_tool import AgentToolOptions, AgentToolStreamEvent, agent_tool
 from runstream.agent.context import RunContextWrapper, TContext
 from runstream.agent.guardrail import InputGuardrail, OutputGuardrail
 from runstream.agent.handoff import Handoff
@@ -22,15 +24,24 @@ from runstream.agent.settings import (
     get_default_model_settings,
     implicit_model_settings,
 )
-from runstream.agent.tool import FunctionTool, FunctionToolResult, Tool
+from runstream.agent.tool import (
+    FunctionTool,
+    FunctionToolResult,
+    Tool,
+    ToolErrorFunction,
+    default_tool_error_function,
+)
 from runstream.errors import UserError
 
 if TYPE_CHECKING:
     from openai.types.responses.response_prompt_param import ResponsePromptParam
 
+    from runstream.agent.agent_tool_input import StructuredToolInputBuilder
+
 __all__ = [
     "Agent",
     "AgentBase",
+    "AgentToolStreamEvent",
     "StopAtTools",
     "ToolUseBehavior",
     "ToolsToFinalOutputFunction",
@@ -177,6 +188,62 @@ class Agent(AgentBase[TContext]):
             kwargs.setdefault("model_settings", implicit_model_settings(kwargs["model"]))
         return dataclasses.replace(self, **kwargs)
 
+    def as_tool(
+        self,
+        tool_name: str | None,
+        tool_description: str | None,
+        custom_output_extractor: Callable[[Any], Awaitable[str]] | None = None,
+        is_enabled: bool | Callable[[RunContextWrapper[Any], AgentBase[Any]], bool | Awaitable[bool]] = True,
+        on_stream: Callable[[AgentToolStreamEvent], Awaitable[None] | None] | None = None,
+        run_config: Any | None = None,
+        max_turns: int | None = None,
+        hooks: Any | None = None,
+        previous_response_id: str | None = None,
+        conversation_id: str | None = None,
+        session: Any | None = None,
+        failure_error_function: ToolErrorFunction | None = default_tool_error_function,
+        needs_approval: bool | Callable[[RunContextWrapper[Any], dict[str, Any], str], Awaitable[bool]] = False,
+        parameters: type[Any] | None = None,
+        input_builder: StructuredToolInputBuilder | None = None,
+        include_input_schema: bool = False,
+    ) -> FunctionTool:
+        """A tool that runs this agent, for other agents to call. Unlike a handoff it sees only the call's input, and
+        the agent that called it goes on.
+
+        The name is made of the agent's where none is given. `parameters` (a dataclass or a pydantic model) declares
+        structured arguments, of which `input_builder` makes the input. The output is the final output, or what
+        `custom_output_extractor` makes of the run's result. `on_stream` gets the events of the run, one at a time;
+        readers of the run that calls it find them in `stream_events(nested=True)`. The rest is as in `Runner.run`; the
+        configuration is that of the run that calls it unless one is given.
+
+        An error of the nested run becomes a message for the model (`failure_error_function`; None raises it). Calls of
+        its tools that wait for approval are interruptions of the run that calls it.
+
+        Raises TypeError for `parameters` of another kind, UserError for those that have no strict schema.
+        """
+        options = AgentToolOptions(
+            custom_output_extractor,
+            on_stream,
+            run_config,
+            max_turns,
+            hooks,
+            previous_response_id,
+            conversation_id,
+            session,
+            parameters,
+            input_builder,
+            include_input_schema,
+        )
+        return agent_tool(
+            self,
+            tool_name or _identifier(self.name),
+            tool_description or "",
+            options,
+            is_enabled=is_enabled,
+            needs_approval=needs_approval,
+            failure_error_function=failure_error_function,
+        )
+
     async def get_system_prompt(self, run_context: RunContextWrapper[TContext]) -> str | None:
         """The instructions for this run. Raises TypeError where a callable does not take (context, agent)."""
         instructions = self.instructions
@@ -210,14 +277,9 @@ class Agent(AgentBase[TContext]):
         return cast("ResponsePromptParam", {name: given.get(name) for name in ("id", "version", "variables")})
 
 
-if not TYPE_CHECKING:  # a type checker is not to take it for a promise
-
-    def _missing(agent: Agent[Any], name: str) -> Any:
-        """`Agent.__getattr__`. A method of the SDK that is not there says so."""
-        why = ": this version of runstream cannot run agents as tools; use `handoffs`" if name == "as_tool" else ""
-        raise AttributeError(f"'Agent' object has no attribute {name!r}{why}", name=name, obj=agent)
-
-    Agent.__getattr__ = _missing
+def _identifier(name: str) -> str:
+    """The name of an agent as one of a tool: as `Handoff.default_tool_name` makes it."""
+    return re.sub(r"[^a-zA-Z0-9_]", "_", name).lower()
 
 
 _KINDS: dict[type[Any], str] = {str: "a string", list: "a list"}

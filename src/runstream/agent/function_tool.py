@@ -171,6 +171,9 @@ class FunctionTool:
         default=default_tool_error_function, kw_only=True, repr=False
     )
     _origin: ToolOrigin | None = field(default=None, kw_only=True, repr=False)
+    _is_agent_tool: bool = field(default=False, kw_only=True, repr=False)
+    """Whether a call of it runs an agent (`Agent.as_tool`), which is `_agent_instance`."""
+    _agent_instance: Any = field(default=None, kw_only=True, repr=False)
 
     __wrapped__ = _Wrapped()
 
@@ -234,6 +237,11 @@ class FunctionTool:
     def qualified_name(self) -> str:
         """The name under which the tool is known to the model."""
         return self.name
+
+    @property
+    def agent(self) -> Any | None:
+        """The agent that a call of the tool runs; None for tools of other kinds."""
+        return self._agent_instance
 
     @property
     def origin(self) -> ToolOrigin:

@@ -4,13 +4,15 @@ Owns the decorator `function_tool` and the union `Tool`; offers everything about
 agents, runs or the log: who is enabled, approved or counted is decided elsewhere. Importing it is cheap.
 
 Invariant: a plain function runs in a thread and never blocks the event loop. A thread cannot be stopped: when nobody
-waits for it any more, `ToolContext.cancelled` tells it so, and what it still returns or raises is dropped.
+waits for it any more, `ToolContext.cancelled` tells it so, and what it still returns or raises is dropped. A plain
+generator is closed then, at its next `yield`.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 from typing_extensions import TypedDict, Unpack
@@ -51,7 +53,7 @@ from runstream.agent.validation import describe, parse_object
 from runstream.errors import ModelBehaviorError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from pydantic import TypeAdapter
 
@@ -148,6 +150,9 @@ def function_tool(
     A first parameter annotated `ToolContext` or `RunContextWrapper` gets the context. A plain function runs in a thread
     (with the caller's context variables), an async one in the event loop.
 
+    A generator, plain or async, reports whatever it yields, as `ToolContext.emit` does; what it yielded last is its
+    output, unless it returned a value.
+
     `failure_error_function` makes the message that the model gets for an error, arguments that do not fit included
     (`ModelBehaviorError`); with None errors are raised and end the run. `timeout` is in seconds, for async functions.
 
@@ -164,7 +169,8 @@ def function_tool(
         adapter = None
         if output_json_schema is None:
             programmatic = "programmatic" in (allowed_callers or ())
-            returned = schema.return_annotation
+            # A generator is annotated to return what yields.
+            returned = Any if _is_generator(function) else schema.return_annotation
             adapter = declared_output(schema.name, output_type, return_annotation=returned, programmatic=programmatic)
         return FunctionTool(
             name=schema.name,
@@ -206,11 +212,6 @@ def _check_function(function: Any) -> None:
                 f"Unsupported callable object {function!r:.100}: function_tool takes functions, methods and plain "
                 "objects with a `__call__` method. Use an explicit wrapper function for a partial or a decorated object"
             )
-    if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
-        raise UserError(
-            f"function_tool: {function!r:.100} is a generator, but a tool returns one value. Collect what it yields "
-            "and return that"
-        )
 
 
 def _invoker(
@@ -220,16 +221,20 @@ def _invoker(
     failure_error_function: ToolErrorFunction | None,
 ) -> ToolInvoker:
     call = cast("Any", callable_of(function))
-    is_async = inspect.iscoroutinefunction(call)
+    yields = inspect.isasyncgenfunction(call)
+    is_async = yields or inspect.iscoroutinefunction(call)
+    in_thread = _exhaust if inspect.isgeneratorfunction(call) else _guarded
 
     async def invoke(context: ToolContext[Any], arguments: str) -> Any:
         positional, by_keyword = _read_arguments(schema, context.tool_name, arguments)
         if schema.takes_context:
             positional.insert(0, context)
-        if is_async:
+        if yields:
+            output = await _exhaust_async(context, call(*positional, **by_keyword))
+        elif is_async:
             output = await call(*positional, **by_keyword)
         else:
-            output = await call_in_thread(_guarded, call, positional, by_keyword)
+            output = await call_in_thread(in_thread, context, call, positional, by_keyword)
         return output if adapter is None else check_output(context.tool_name, output, adapter)
 
     return ToolSource(function, in_thread=not is_async).attach(with_failure_handling(invoke, failure_error_function))
@@ -247,7 +252,42 @@ def _read_arguments(schema: FuncSchema, tool: str, arguments: str) -> tuple[list
     return schema.to_call_args(data)
 
 
-def _guarded(call: Callable[..., Any], positional: list[Any], by_keyword: dict[str, Any]) -> Any:
+def _is_generator(function: Callable[..., Any]) -> bool:
+    call = callable_of(function)
+    return inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call)
+
+
+async def _exhaust_async(context: ToolContext[Any], generator: AsyncGenerator[Any, None]) -> Any:
+    """Report what an async generator yields; the last of it is the output."""
+    output = None
+    async with aclosing(generator):
+        async for output in generator:
+            context.emit(output)
+    return output
+
+
+def _exhaust(
+    context: ToolContext[Any], call: Callable[..., Any], positional: list[Any], by_keyword: dict[str, Any]
+) -> Any:
+    """The same in a thread, for a generator that may return a value. Once nobody waits for it, it is closed."""
+    output = None
+    generator = call(*positional, **by_keyword)
+    try:
+        while not context.cancelled:
+            output = next(generator)
+            context.emit(output)
+    except StopIteration as end:
+        return output if end.value is None else end.value
+    except SystemExit as error:
+        raise RuntimeError(f"the tool raised {error!r}") from error
+    finally:
+        generator.close()
+    return output
+
+
+def _guarded(
+    context: ToolContext[Any], call: Callable[..., Any], positional: list[Any], by_keyword: dict[str, Any]
+) -> Any:
     try:
         return call(*positional, **by_keyword)
     except (StopIteration, SystemExit) as error:

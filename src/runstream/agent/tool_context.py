@@ -2,7 +2,8 @@
 
 Owns `ToolContext`. Must not know runs: `run_config` and `agent` are handed through.
 
-Invariant: a `ToolContext` belongs to one call; with its run it shares usage and approvals, with other calls nothing.
+Invariants: a `ToolContext` belongs to one call; with its run it shares usage and approvals, with other calls nothing.
+What a tool reports once its call is over goes nowhere.
 """
 
 from __future__ import annotations
@@ -141,6 +142,34 @@ class ToolContext(RunContextWrapper[TContext]):
         For threads, in place of `time.sleep`: in an async tool it would block the event loop.
         """
         return self._cancellation.wait(timeout_s)
+
+    def emit(self, data: Any) -> None:
+        """Report how the call is going: every reader of the run's numbered events gets a `tool.progress` with this.
+
+        `data` is text or any JSON value; what is neither is made plain as outputs are. May be called from any thread,
+        and returns at once. Reports that come faster than the run can write them are dropped, the oldest first (the
+        next one tells how many), and so is what comes after the call's end, or where no run has made this context.
+        """
+        report = self._report
+        if report is not None:
+            report(data)
+
+    def report_to(self, report: Callable[[Any], None] | None) -> None:
+        """Say where reports go. Called by whoever makes the context."""
+        self.__dict__["_report_function"] = report
+
+    @property
+    def nesting(self) -> Any | None:
+        """Where the run of an agent that is called as this tool belongs; None where no run makes the call."""
+        return self.__dict__.get("_nesting")
+
+    @nesting.setter
+    def nesting(self, nesting: Any | None) -> None:
+        self.__dict__["_nesting"] = nesting
+
+    @property
+    def _report(self) -> Callable[[Any], None] | None:
+        return self.__dict__.get("_report_function")
 
     def mark_cancelled(self) -> None:
         """Tell the tool that nobody waits for it. Called by whoever stops waiting."""

@@ -21,6 +21,7 @@ from runstream.events.event import (
     MODEL,
     RUN_END,
     RUN_START,
+    TOOL_PROGRESS,
     AgentStart,
     ApprovalResolved,
     AttemptDiscarded,
@@ -30,6 +31,7 @@ from runstream.events.event import (
     ItemAdded,
     RunEnd,
     RunStart,
+    ToolProgress,
 )
 
 __all__ = ["VERSION", "decode", "decode_data", "encode", "encode_data", "plain", "whole_characters"]
@@ -46,6 +48,7 @@ _DATA_CLASSES: dict[str, type[Any]] = {
     ATTEMPT_DISCARDED: AttemptDiscarded,
     APPROVAL_RESOLVED: ApprovalResolved,
     INPUT_ADDED: InputAdded,
+    TOOL_PROGRESS: ToolProgress,
 }
 
 _encoder = msgspec.json.Encoder(enc_hook=lambda value: plain(value))

@@ -3,7 +3,12 @@
 Grammar of a run's log: `run.start` is first and `run.end` is last, each once; `agent.start` comes before anything else
 of that agent; `model` events keep the model's order; a tool's output comes after its call and every call gets exactly
 one output. After `attempt.discarded` with `from_seq`, what the events from that seq on had said counts as never said;
-they stay in the log.
+they stay in the log. `tool.progress` comes between a call and its output.
+
+An agent that runs as a tool writes into the same log, under a path: that of the agent that called it, and the id of
+the call. What holds of a run holds of each path, but for `run.start` and `run.end`, which are the whole run's: a nested
+run begins with its `agent.start` and ends with the output of its call, after which nothing more comes under that path
+for this call. The events of different paths are mixed; `from_seq` is about those of its own path.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ __all__ = [
     "MODEL",
     "RUN_END",
     "RUN_START",
+    "TOOL_PROGRESS",
     "AgentStart",
     "ApprovalResolved",
     "AttemptDiscarded",
@@ -36,6 +42,7 @@ __all__ = [
     "RunEnd",
     "RunStart",
     "RunStatus",
+    "ToolProgress",
 ]
 
 # Wire names: for ever.
@@ -47,6 +54,7 @@ ITEM: Final = "item"
 ATTEMPT_DISCARDED: Final = "attempt.discarded"
 APPROVAL_RESOLVED: Final = "approval.resolved"
 INPUT_ADDED: Final = "input.added"
+TOOL_PROGRESS: Final = "tool.progress"
 
 RunStatus: TypeAlias = Literal["completed", "failed", "cancelled", "interrupted"]
 
@@ -128,6 +136,18 @@ class InputAdded:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolProgress:
+    """A running tool reports."""
+
+    call_id: str
+    tool_name: str
+    data: Any
+    """What it has to say, as plain data."""
+    dropped: int = 0
+    """How many of its reports before this one were left out: they came faster than they could be written."""
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """An error as plain data."""
 
@@ -149,7 +169,9 @@ class RunEnd:
     """requests, input_tokens, output_tokens, total_tokens of the whole run."""
 
 
-_OwnData: TypeAlias = RunStart | AgentStart | ItemAdded | AttemptDiscarded | ApprovalResolved | InputAdded | RunEnd
+_OwnData: TypeAlias = (
+    RunStart | AgentStart | ItemAdded | AttemptDiscarded | ApprovalResolved | InputAdded | ToolProgress | RunEnd
+)
 EventData: TypeAlias = "_OwnData | ResponseStreamEvent | dict[str, Any]"
 
 

@@ -1,6 +1,7 @@
 """The state of a run as a fold of its log: what has been produced so far. Pure; the same events give the same state.
 
-Deltas change nothing here: what they grow into arrives whole with the events that end them.
+Deltas change nothing here: what they grow into arrives whole with the events that end them. Neither do the events of
+nested agents, and what tools report: the run's state is what its own path tells.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class RunFold:
         "history_index",
         "items",
         "last_command",
+        "path",
         "response_index",
         "response_seq",
         "responses",
@@ -49,7 +51,9 @@ class RunFold:
         "turn_closed",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, path: tuple[str, ...] = ()) -> None:
+        self.path = path
+        """Whose state it is: that of the run, or of an agent that is nested in it."""
         self.start: RunStart | None = None
         self.agent_name: str | None = None
         self.agent: Any = None
@@ -77,6 +81,8 @@ class RunFold:
 
     def apply(self, event: Event) -> None:
         """Take in the next event of the log."""
+        if event.path != self.path:
+            return
         kind = event.kind
         if kind == MODEL:
             self.apply_model(event.data, event.seq, event.live)

@@ -255,6 +255,16 @@ class MemoryLog:
         self.readers_woken = False
         """Whether readers were woken of which none has read since."""
 
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The path under which this log's own events stand."""
+        return ()
+
+    @property
+    def next_seq(self) -> int:
+        """The seq that the next event will have."""
+        return self.last_seq + 1
+
     def append(
         self,
         kind: str,

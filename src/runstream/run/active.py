@@ -27,6 +27,7 @@ from runstream.events.event import (
     MODEL,
     RUN_END,
     RUN_START,
+    TOOL_PROGRESS,
     AgentStart,
     ApprovalResolved,
     AttemptDiscarded,
@@ -35,6 +36,7 @@ from runstream.events.event import (
     ItemAdded,
     RunStart,
     RunStatus,
+    ToolProgress,
 )
 from runstream.flow.load import Place as QueuePlace
 from runstream.log.base import Command, Log, StoredStatus
@@ -152,6 +154,7 @@ class ActiveRun:
         "inbox",
         "input",
         "interruptions",
+        "is_nested",
         "kept",
         "log",
         "max_turns",
@@ -163,6 +166,7 @@ class ActiveRun:
         "session",
         "starting_agent",
         "streamed",
+        "suspended",
         "task",
         "turn",
     )
@@ -219,6 +223,10 @@ class ActiveRun:
         self.inbox = Inbox()
         self.interruptions: list[ToolApprovalItem] = []
         """Calls that wait for a person, where the run has ended for their sake."""
+        self.suspended: dict[str, Any] = {}
+        """By call id: where the runs (`Standing`) of agents stand that were called as tools and wait for a person."""
+        self.is_nested = False
+        """Whether this is the run of an agent that another run calls as a tool: its log is a part of that run's."""
         self.hands_over = False
         """Whether another worker is to go on with the run after this turn."""
         self.kept = Kept()
@@ -269,8 +277,9 @@ class ActiveRun:
 
     def start(self, drive: Coroutine[Any, Any, None]) -> None:
         """Begin, as a task of the running event loop."""
-        context = contextvars.copy_context() if run_observers else None
-        for begins in run_observers:
+        observers = () if self.is_nested else run_observers
+        context = contextvars.copy_context() if observers else None
+        for begins in observers:
             cast("contextvars.Context", context).run(begins, self)
         loop = asyncio.get_running_loop()
         self.task = RunTask(drive, loop=loop, name=f"runstream {self.run_id}", context=context)
@@ -521,6 +530,12 @@ class ActiveRun:
         self._append(INPUT_ADDED, added, items)
         return items
 
+    def emit_progress(self, progress: ToolProgress) -> None:
+        """A tool that runs has something to say. The state knows nothing of it."""
+        self.log.append(TOOL_PROGRESS, self.now(), self.agent.name, progress)
+        if self.durable is not None:
+            self.durable.changed(urgent=False)
+
     def emit_item(self, item: RunItem) -> None:
         """An item is complete."""
         self.check_open()
@@ -543,7 +558,7 @@ class ActiveRun:
         broken: ModelStreamBroken | None = None
         urgent = False
         fold = self.fold
-        first, answered = self.log.last_seq + 1, len(fold.responses)
+        first, answered = self.log.next_seq, len(fold.responses)
         events, frames = batch.events, batch.frames
         for index, event in enumerate(events):
             if event.__class__ in deltas:
@@ -592,7 +607,8 @@ class ActiveRun:
             error.run_data = self.error_details()
         data = run_end(status, error, self.final_output, self.context.usage)
         live = error if error is not None else self.final_output
-        return Event(self.run_id, self.log.last_seq + 1, self.now(), RUN_END, self.agent.name, 0, (), data, live)
+        log = self.log
+        return Event(self.run_id, log.next_seq, self.now(), RUN_END, self.agent.name, 0, log.path, data, live)
 
     def seal(self, status: RunStatus, error: BaseException | None, event: Event | None = None) -> None:
         """Write `run.end`, once, whatever comes; everybody who waits is woken. `event` is the one that was kept."""

@@ -16,6 +16,7 @@ from runstream.events.event import ApprovalResolved
 from runstream.run.active import ActiveRun
 from runstream.run.config import ToolErrorFormatterArgs
 from runstream.run.decide import FunctionCall
+from runstream.run.nested import owner_of
 
 __all__ = [
     "REJECTED_OUTPUT",
@@ -155,10 +156,15 @@ def take_answers(run: ActiveRun, requests: Sequence[ToolApprovalItem]) -> bool:
         if request is None:
             continue
         answered = True
+        owner = owner_of(run.suspended, request)
+        context = run.context if owner is None else owner.context
         if answer.approved:
-            run.context.approve_tool(request, always_approve=answer.always)
+            context.approve_tool(request, always_approve=answer.always)
         else:
-            run.context.reject_tool(request, always_reject=answer.always, rejection_message=answer.message)
+            context.reject_tool(request, always_reject=answer.always, rejection_message=answer.message)
+        if owner is not None:
+            owner.answers.append(answer)  # the nested run tells of it when it goes on
+            continue
         name = request.tool_name or answer.tool_name
         run.emit_approval(
             ApprovalResolved(answer.call_id, name, answer.approved, answer.always, answer.message, answer.command)

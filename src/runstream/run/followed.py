@@ -59,6 +59,7 @@ class FollowedRun:
         self.durable = _ThroughStore(self)
         self.context: RunContextWrapper[Any] = RunContextWrapper(None)
         self.task = None
+        self.is_nested = False
         self.filtered = None
         self.cancel_mode: Literal["immediate", "after_turn"] | None = None
         self.error: BaseException | None = None

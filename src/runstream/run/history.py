@@ -300,7 +300,7 @@ def _incomplete(message: Any) -> Any:
 
 
 def _model_events(log: MemoryLog, since_seq: int) -> Iterable[Event]:
-    after = since_seq - 1
+    after, path = since_seq - 1, log.path
     while after < log.last_seq:
         try:
             events = log.read_joined(after)
@@ -309,5 +309,5 @@ def _model_events(log: MemoryLog, since_seq: int) -> Iterable[Event]:
             continue
         for event in events:
             after = event.seq
-            if event.kind == MODEL:
+            if event.kind == MODEL and event.path == path:
                 yield event

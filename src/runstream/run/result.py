@@ -289,13 +289,16 @@ class RunResultStreaming(RunResultBase):
 
     # Readers.
 
-    def stream_events(self) -> StreamReader:
+    def stream_events(self, *, nested: bool = False, progress: bool = False) -> StreamReader:
         """The events of the SDK, from the first one, as they come. Raises the run's error at its end.
+
+        With `nested`, those of agents that run as tools (`Agent.as_tool`) come among them, with the `path` of calls
+        that they run under. With `progress`, what tools report comes as `ToolProgressStreamEvent`.
 
         While the caller's first iterator is open, the next turn starts when it has been handed the last event of this
         one. After `cancel()` nothing more comes.
         """
-        return StreamReader(self._run, self._start)
+        return StreamReader(self._run, self._start, nested=nested, progress=progress)
 
     def events(self, after: int = 0) -> EventReader:
         """The numbered events after that seq, to `run.end`, also of a run that failed or was cancelled.

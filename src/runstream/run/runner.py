@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from runstream.agent.agent import Agent
+from runstream.agent.agent_tool import use_runner
 from runstream.agent.context import TContext
 from runstream.agent.hooks import RunHooksBase
 from runstream.agent.items import TResponseInputItem
@@ -15,6 +16,7 @@ from runstream.log.base import Store
 from runstream.run.active import ActiveRun
 from runstream.run.config import DEFAULT_MAX_TURNS, RunConfig
 from runstream.run.error_handlers import RunErrorHandlers
+from runstream.run.nested import nesting_of
 from runstream.run.result import RunResult, RunResultStreaming
 from runstream.run.state import RunState
 from runstream.sessions.base import Session
@@ -262,6 +264,9 @@ def _prepare(
     _checked_max_turns(options["max_turns"])
     config = RunConfig.of(options.pop("run_config"))
     config.check_supported()
+    nesting = nesting_of(options["context"])
+    if nesting is not None:
+        config = nesting.config_of(config)
     if config.on_approval == "wait" and config.store is None and not options["streamed"]:
         raise UserError(
             "a run that waits for approval in place is answered through its handle, which run and run_sync do not give "
@@ -287,7 +292,12 @@ def _prepare(
     run = ActiveRun(agent=starting_agent, input=input, config=config, **options)
     if state is not None:
         state.go_on_as(run, options["context"])
+    if nesting is not None:
+        nesting.adopt(run, options["context"])
     return run
+
+
+use_runner(Runner)
 
 
 def _nothing() -> None:

@@ -36,6 +36,8 @@ class Standing:
     answers: list[ApprovalResolved] = field(default_factory=list[ApprovalResolved])
     """What people have answered and the run has not taken in."""
     inputs: list[InputAdded] = field(default_factory=list[InputAdded])
+    nested: dict[str, Standing] = field(default_factory=dict[str, "Standing"])
+    """By call id: where the runs of agents stand that were called as tools and wait for a person."""
 
     @classmethod
     def of(cls, run: ActiveRun | FollowedRun) -> Standing:
@@ -56,6 +58,7 @@ class Standing:
             run.omits_reasoning_ids,
             run.inbox.answers,
             run.inbox.inputs,
+            run.suspended,
         )
 
     def copied(self) -> Standing:
@@ -76,6 +79,7 @@ class Standing:
             self.omits_reasoning_ids,
             list(self.answers),
             list(self.inputs),
+            {call_id: at.copied() for call_id, at in self.nested.items()},
         )
 
 

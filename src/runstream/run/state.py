@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeAlias, cast
 
 from typing_extensions import TypeVar
@@ -27,6 +27,7 @@ from runstream.agent.items import (
     ToolCallItem,
     TResponseInputItem,
 )
+from runstream.agent.tool import FunctionTool
 from runstream.errors import UserError
 from runstream.events.codec import plain
 from runstream.events.event import ApprovalResolved, InputAdded, RunStart
@@ -103,7 +104,7 @@ class RunState(Generic[TContext, TAgent]):
 
     def get_interruptions(self) -> list[ToolApprovalItem]:
         """The calls that wait for approval, those answered here but not yet carried out among them."""
-        return open_requests(self._now().fold)
+        return [request for at in _each(self._now()) for request in open_requests(at.fold)]
 
     def approve(self, approval_item: ToolApprovalItem | str, always_approve: bool = False) -> None:
         """Let the call be made when the run goes on; with `always_approve`, all later calls of the tool by that agent.
@@ -128,11 +129,15 @@ class RunState(Generic[TContext, TAgent]):
         self, given: ToolApprovalItem | str, *, approved: bool, always: bool, message: str | None = None
     ) -> None:
         at = self._now()
-        requests = open_requests(at.fold)
+        standings = [(each, request) for each in _each(at) for request in open_requests(each.fold)]
         call_id = given if isinstance(given, str) else given.call_id
-        request = next((each for each in requests if each is given or each.call_id == call_id), None)
-        if request is None:
+        fitting = [each for each in standings if each[1].call_id == call_id]
+        # Runs that are nested in one may have calls of one id: then the item itself tells which is meant.
+        found = next((each for each in fitting if each[1] is given), fitting[0] if fitting else None)
+        if found is None:
+            requests = [request for _, request in standings]
             raise UserError(waiting_message(f"no call {call_id!r} waits for approval in this state", requests))
+        at, request = found
         if isinstance(given, ToolApprovalItem) and (given.name, given.arguments) != (request.name, request.arguments):
             raise UserError(
                 f"the call {call_id!r} of this state is {request.name}({request.arguments}), not "
@@ -228,6 +233,7 @@ class RunState(Generic[TContext, TAgent]):
         )
         run.go_on(resumed)
         run.inbox.answers, run.inbox.inputs = [*made_elsewhere, *at.answers], at.inputs
+        run.suspended = dict(at.nested)
         self._run = run
 
     # As JSON.
@@ -246,8 +252,11 @@ class RunState(Generic[TContext, TAgent]):
         raise UserError. `include_tracing_api_key` has no effect.
         """
         at = self._now()
+        return self._to_json(at, context_serializer, strict=strict_context)
+
+    def _to_json(self, at: Standing, context_serializer: ContextSerializer | None, *, strict: bool) -> dict[str, Any]:
         kept_base = at.base if at.base is None or at.base != ItemHelpers.input_to_new_input_list(at.input) else "input"
-        return {
+        data = {
             "format": FORMAT,
             "version": VERSION,
             "starting_agent": at.starting_agent.name,
@@ -258,11 +267,17 @@ class RunState(Generic[TContext, TAgent]):
             "base": kept_base if isinstance(kept_base, str) else plain(kept_base),
             "saved": at.saved,
             "input_saved": at.input_saved,
-            "reasoning_item_id_policy": self.reasoning_item_id_policy,
-            "context": context_to_plain(at.context.context, context_serializer, strict=strict_context),
+            "reasoning_item_id_policy": "omit" if at.omits_reasoning_ids else None,
+            "context": context_to_plain(at.context.context, context_serializer, strict=strict),
             "answers": [plain(answer) for answer in [*_made_elsewhere(at), *at.answers]],
             "pending_input": [plain(item) for added in at.inputs for item in added.items],
         }
+        if at.nested:
+            nested = {call_id: self._to_json(inner, None, strict=False) for call_id, inner in at.nested.items()}
+            for inner in nested.values():
+                inner["context"] = context_to_plain(None, None, strict=False)  # it has the caller's
+            data["nested"] = nested
+        return data
 
     def to_string(
         self,
@@ -340,6 +355,13 @@ class RunState(Generic[TContext, TAgent]):
         """Raises UserError for anything but the present one: which tools were used is read from the run's items."""
         if snapshot and {name: list(tools) for name, tools in snapshot.items()} != self.get_tool_use_tracker_snapshot():
             raise UserError("which tools an agent has used is read from the items of the run, and cannot be set")
+
+
+def _each(at: Standing) -> Iterator[Standing]:
+    """Where the run stands, and the runs nested in it that wait for a person."""
+    yield at
+    for inner in at.nested.values():
+        yield from _each(inner)
 
 
 def _decide(context: RunContextWrapper[Any], request: ToolApprovalItem, answer: ApprovalResolved) -> None:
@@ -434,7 +456,24 @@ def _from_json(
         from runstream.events.event import RunEnd
 
         fold.end = RunEnd(data["status"])
+    for call_id, inner in data.get("nested", {}).items():
+        nested = _from_json(_agent_of_call(fold, call_id), inner, RunContextWrapper(context.context), None, strict)
+        at.nested[call_id] = nested._at
     return RunState.standing_at(at)
+
+
+def _agent_of_call(fold: RunFold, call_id: str) -> Agent[Any]:
+    """The agent that a call runs. Raises UserError where the agent that made the call has no such tool any more."""
+    for item in reversed(fold.items):
+        if isinstance(item, ToolCallItem) and item.call_id == call_id and item.agent is not None:
+            for tool in item.agent.tools:
+                if isinstance(tool, FunctionTool) and tool.name == item.tool_name and tool.agent is not None:
+                    return tool.agent
+            raise UserError(
+                f"the state needs the tool {item.tool_name!r} of the agent {item.agent.name!r}, which runs an agent; "
+                "there is none"
+            )
+    raise UserError(f"the state has a nested run of the call {call_id!r}, which is not in it")
 
 
 def _filtered_from(fold: RunFold, current: Any, is_filtered: bool) -> tuple[int, tuple[RunItem, ...]] | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.items import RunItem
 from runstream.errors import CursorExpired
-from runstream.events.event import AGENT_START, ITEM, MODEL, Event
+from runstream.events.event import AGENT_START, ITEM, MODEL, TOOL_PROGRESS, Event
 from runstream.log.follow import Follower
 from runstream.run.active import ActiveRun
 from runstream.run.followed import FollowedRun
@@ -28,6 +28,7 @@ __all__ = [
     "RunItemStreamEvent",
     "StreamEvent",
     "StreamReader",
+    "ToolProgressStreamEvent",
     "to_stream_event",
 ]
 
@@ -76,6 +77,23 @@ class AgentUpdatedStreamEvent:
 
     new_agent: Agent[Any]
     type: Literal["agent_updated_stream_event"] = "agent_updated_stream_event"
+    seq: int = 0
+    run_id: str = ""
+    agent_name: str | None = None
+    path: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class ToolProgressStreamEvent:
+    """A running tool reports. Not in the SDK: only `stream_events(progress=True)` gives it."""
+
+    call_id: str
+    tool_name: str
+    data: Any
+    """What it has to say, as plain data."""
+    dropped: int = 0
+    """How many of its reports before this one were left out."""
+    type: Literal["tool_progress_event"] = "tool_progress_event"
     seq: int = 0
     run_id: str = ""
     agent_name: str | None = None
@@ -167,10 +185,43 @@ class _RunReader:
             self._loop.call_soon_threadsafe(self._run.leave, self._place)
 
 
+def _progress(event: Event) -> ToolProgressStreamEvent:
+    data = event.data
+    return ToolProgressStreamEvent(
+        data.call_id,
+        data.tool_name,
+        data.data,
+        data.dropped,
+        seq=event.seq,
+        run_id=event.run_id,
+        agent_name=event.agent,
+        path=event.path,
+    )
+
+
 class StreamReader(_RunReader):
-    """Iterates over the SDK's events of a run; raises the run's error at its end."""
+    """Iterates over the SDK's events of a run; raises the run's error at its end.
+
+    With `nested` those of agents that run as tools, too; with `progress` what tools report.
+    """
 
     paces_turns = True
+
+    def __init__(
+        self,
+        run: ActiveRun | FollowedRun,
+        start: Callable[[], None],
+        after: int | None = None,
+        *,
+        nested: bool = False,
+        progress: bool = False,
+    ) -> None:
+        if run.is_nested:
+            self.paces_turns = False  # of all readers, only those of the whole run are waited for
+        super().__init__(run, start, after)
+        self._path = run.fold.path
+        self._nested = nested
+        self._progress = progress
 
     def __aiter__(self) -> StreamReader:
         return self
@@ -219,13 +270,16 @@ class StreamReader(_RunReader):
             place.cursor = seq = event.seq
             if seq >= run.gate_seq:
                 run.handed_over()
+            path = event.path
+            if path and not self._nested and path != self._path:
+                continue
             if event.kind == MODEL:
-                return RawResponsesStreamEvent(
-                    event.data, "raw_response_event", seq, event.run_id, event.agent, event.path
-                )
+                return RawResponsesStreamEvent(event.data, "raw_response_event", seq, event.run_id, event.agent, path)
             view = to_stream_event(event)
             if view is not None:
                 return view
+            if self._progress and event.kind == TOOL_PROGRESS:
+                return cast("StreamEvent", _progress(event))
 
     def _raise_error(self) -> None:
         self._run.error_told()

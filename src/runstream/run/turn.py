@@ -31,6 +31,7 @@ from runstream.run.handover import hand_over
 from runstream.run.history import Conversation
 from runstream.run.keeper import SessionKeeper
 from runstream.run.model_call import call_model, input_of, model_of, request_of, settings_of
+from runstream.run.nested import requests_of, still_waits
 from runstream.run.tools import (
     answer_uncertain_call,
     answer_unknown_calls,
@@ -183,6 +184,7 @@ class _Calls:
         self._left: list[FunctionCall] = []
         self._under_way: dict[asyncio.Task[Any], list[FunctionCall]] = {}
         self._twins: list[tuple[FunctionCall, FunctionCall]] = []
+        self._newly_suspended = False
         for planned in plan.functions:
             output = answered.get(planned.call.call_id)
             if output is None:
@@ -206,6 +208,7 @@ class _Calls:
             return []
         while True:
             ready, waiting = await self._sort()
+            waiting += self._suspended()
             hosted = sort_hosted(run, self._plan.hosted_requests, self._tools)
             waiting += hosted.waiting
             waits_here = bool(waiting) and run.config.on_approval == "wait"
@@ -223,6 +226,9 @@ class _Calls:
                 if run.durable is not None:
                     run.durable.set_status("running")
                 continue
+            if self._newly_suspended:
+                self._newly_suspended = False
+                continue
             if not waiting and not self._under_way:
                 self._answer_twins()
                 return []
@@ -233,8 +239,9 @@ class _Calls:
     async def _sort(self) -> tuple[list[FunctionCall], list[ToolApprovalItem]]:
         """The calls that may run now, and the requests for the others."""
         run = self._run
-        found = await sort_by_approval(run, self._left)
-        self._left = found.waiting_calls
+        held = [planned for planned in self._left if self._is_suspended(planned)]
+        found = await sort_by_approval(run, [planned for planned in self._left if planned not in held])
+        self._left = [*found.waiting_calls, *held]
         for planned, message in found.rejected:
             self._keep(planned, await reject(run, planned, message))
         ready = self._without_twins(found.ready)
@@ -244,6 +251,17 @@ class _Calls:
                 self._keep(planned, answer_uncertain_call(run, planned))
             self._uncertain = False
         return ready, list(found.waiting)
+
+    def _is_suspended(self, planned: FunctionCall) -> bool:
+        """Whether the call runs an agent that waits for a person who has not answered."""
+        at = self._run.suspended.get(planned.call.call_id)
+        return at is not None and still_waits(at)
+
+    def _suspended(self) -> list[ToolApprovalItem]:
+        """What agents that were called as tools wait for."""
+        suspended = self._run.suspended
+        calls = [planned.call.call_id for planned in self._left if planned.call.call_id in suspended]
+        return [request for call_id in calls for request in requests_of(suspended[call_id])]
 
     def _without_twins(self, ready: Sequence[FunctionCall]) -> list[FunctionCall]:
         """A person has allowed one call: where the model made the same one of one id twice, it is made once."""
@@ -273,7 +291,11 @@ class _Calls:
 
     def _take_in(self, ready: Sequence[FunctionCall], results: Sequence[FunctionToolResult]) -> None:
         for planned, result in zip(ready, results, strict=True):
-            self._results[id(planned)] = result
+            if result.interruptions:
+                self._left.append(planned)
+                self._newly_suspended = True
+            else:
+                self._results[id(planned)] = result
 
     async def _wait(self, waiting: Sequence[ToolApprovalItem]) -> None:
         """Until something is answered, or something under way has ended. Raises what that raised."""

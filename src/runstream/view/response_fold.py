@@ -31,7 +31,7 @@ from runstream.view.entries import (
 from runstream.view.growing import Growing
 from runstream.view.texts import content_parts, output_text, reasoning_parts
 
-__all__ = ["DELTAS", "Book", "ResponseFold", "Said", "Spot", "fill_call"]
+__all__ = ["DELTAS", "Book", "ResponseFold", "Said", "Spot", "fill_call", "key_of"]
 
 Said: TypeAlias = MessageEntry | ReasoningEntry | ToolEntry | HandoffEntry | OtherEntry
 
@@ -89,7 +89,7 @@ class Book:
 
 
 class Spot:
-    """Where the next delta goes, if it is about the same part as the latest one."""
+    """Where the deltas of one part go, as long as nothing but deltas comes."""
 
     __slots__ = (
         "attempt",
@@ -120,6 +120,14 @@ class Spot:
         self.turn = turn
         """The turn whose figures the delta counts for; None for what is no text."""
         self.changed = changed
+
+
+def key_of(event: Event) -> tuple[Any, ...]:
+    """What the deltas of one part have in common."""
+    data: Any = event.data
+    get = data.__dict__.get
+    indexes = get("output_index"), get("content_index"), get("summary_index")
+    return data.__class__, event.path, event.attempt, indexes
 
 
 class ResponseFold:

@@ -38,7 +38,7 @@ from runstream.events.event import (
 from runstream.view.entries import Entry, ErrorEntry, GapEntry, MessageEntry, Strand, ToolEntry
 from runstream.view.figures import Figures, figures_of
 from runstream.view.growing import FULL, Growing
-from runstream.view.response_fold import DELTAS, Book
+from runstream.view.response_fold import DELTAS, Book, Spot, key_of
 from runstream.view.strand_fold import StrandFold
 
 __all__ = ["HEAD", "RunView", "ViewStatus", "view_of"]
@@ -94,6 +94,7 @@ class RunView:
         "_main",
         "_missed",
         "_spot",
+        "_spots",
         "_strands",
         "at",
         "ended_at",
@@ -125,6 +126,8 @@ class RunView:
         self._main = StrandFold(self._book, Strand())
         self._strands: dict[tuple[str, ...], StrandFold] = {(): self._main}
         self._spot: Any = _NoPlace
+        self._spots: dict[tuple[Any, ...], Spot] = {}
+        """The parts that have grown since the latest event that was no delta."""
 
     # What there is to show.
 
@@ -186,11 +189,11 @@ class RunView:
         data: Any = event.data
         seq = event.seq
         if data.__class__ is spot.delta_class and seq == self.last_seq + 1:
-            fields: dict[str, Any] = data.__dict__
-            piece = fields["delta"]
+            get = data.__dict__.get
+            piece = get("delta")
             if (
-                fields["output_index"] == spot.output_index
-                and fields.get(spot.index_name) == spot.index
+                get("output_index") == spot.output_index
+                and get(spot.index_name) == spot.index
                 and event.attempt == spot.attempt
                 and event.path == spot.path
                 and piece.__class__ is str
@@ -206,12 +209,17 @@ class RunView:
                     turn.text_deltas += 1
                     turn.last_text_at = at
                 return spot.changed
+        if event.kind == MODEL and self._spots:
+            # Several calls, or several agents, whose deltas alternate.
+            other = self._spots.get(key_of(event))
+            if other is not None and other is not spot and seq == self.last_seq + 1:
+                self._spot = other
+                return self.apply(event)
         return self._take_in(event)
 
     def _take_in(self, event: Event) -> tuple[int, ...]:
         if event.seq <= self.last_seq:
             return ()
-        self._spot = _NoPlace
         if self.run_id is None:
             self.run_id = event.run_id
         lost = self._note_gap(event.seq) if event.seq > self.last_seq + 1 else ()
@@ -227,12 +235,15 @@ class RunView:
 
     def _dispatch(self, event: Event, strand: StrandFold) -> tuple[int, ...]:
         kind = event.kind
-        if kind == MODEL:
-            if event.data.type not in DELTAS:
-                return strand.model(event)
+        if kind == MODEL and event.data.type in DELTAS:
             changed, spot = strand.delta(event)
-            self._spot = spot or _NoPlace
+            if spot is not None:
+                self._spot = self._spots[key_of(event)] = spot
             return changed
+        self._spot = _NoPlace
+        self._spots.clear()
+        if kind == MODEL:
+            return strand.model(event)
         if kind == ITEM:
             changed = strand.item(event)
             if event.data.type == "tool_call_output_item":
@@ -258,6 +269,8 @@ class RunView:
         """Events before this one were not seen."""
         first = self.last_seq + 1
         self._missed += seq - first
+        self._spot = _NoPlace
+        self._spots.clear()
         if self.sparse:
             return ()
         for strand in self._strands.values():
@@ -276,7 +289,7 @@ class RunView:
         card = outer.call(path[-1])
         if card is None:
             # Its beginning was not seen.
-            card = ToolEntry(id=min(0, *self._book.index) - 1, call_id=path[-1], state="running", cut=True)
+            card = ToolEntry(id=min((0, *self._book.index)) - 1, call_id=path[-1], state="running", cut=True)
             card.item_seq = event.seq
             outer.add(card)
             outer.expect_output(card)

@@ -142,6 +142,29 @@ def test_nothing_of_a_run_is_looked_at_for_a_delta() -> None:
         assert view.apply(log.delta("b")) == view.apply(log.delta("c")) != ()
 
 
+def test_deltas_that_alternate() -> None:
+    """Those of parallel calls and of parallel agents find their places."""
+    log = Log().start()
+    log.item("tool_call_item", call("ask", "c1"))
+    log.item("tool_call_item", call("ask", "c2"))
+    for number in range(20):
+        for path in ((), ("c1",), ("c2",)):
+            log.path = path
+            for index in (0, 1):
+                log.delta(f"{path}{index} ", index=index)
+                log.delta(f"{number} ", index=2, kind="function_call_arguments", item_id="f")
+    view = view_of(log.events)
+    same_when_stored(view)
+    cards = [entry for entry in view.entries if isinstance(entry, ToolEntry) and entry.nested]
+    strands = [view.main, *(card.nested for card in cards if card.nested)]
+    for strand, path in zip(strands, ((), ("c1",), ("c2",)), strict=True):
+        texts = [entry.text for entry in strand.entries if isinstance(entry, MessageEntry)]
+        assert texts == [f"{path}0 " * 20, f"{path}1 " * 20]
+        calls = [entry.arguments for entry in strand.entries if isinstance(entry, ToolEntry) and not entry.nested]
+        assert calls == ["".join(f"{number} {number} " for number in range(20))]
+    assert view.figures.text_deltas == 40
+
+
 def test_what_was_drawn_need_not_be_drawn_again() -> None:
     """`text_after` gives what is new, over the places where pieces are made one."""
     log = Log().start()
@@ -589,6 +612,7 @@ def test_outputs_and_nested_agents_of_calls_that_were_not_seen() -> None:
     log.item("tool_call_output_item", output("c2", "second"))
     log.item("tool_approval_item", call("pay", "c3"))
     log.item("handoff_output_item", output("c4", "{}"), source="A", target="B")
+    assert only(view_of(log.events[:1])).nested.entries[0].text == "nested"
     for event in log.events:
         event.seq += 10
     view = view_of(log.events)

@@ -278,3 +278,36 @@ async def test_a_stored_run(place: str, tmp_path: Any) -> None:
         assert [entry.text for entry in view.entries if isinstance(entry, ReasoningEntry)] == ["Well."]
     finally:
         await store.aclose()
+
+
+async def test_a_run_that_goes_on_from_its_state() -> None:
+    """Its view begins with what was, and shows the call that waited, answered, with its output."""
+
+    @function_tool(needs_approval=True)
+    def pay(order: str) -> str:
+        """Pay."""
+        return f"paid {order}"
+
+    agent = Agent(
+        name="Ann", model=ScriptedModel([["Shall I?", ToolCall("pay", {"order": "1"})], "Done."]), tools=[pay]
+    )
+    first = Runner.run_streamed(agent, "hi")
+    asked = view_of([event async for event in first.events()])
+    assert (asked.status, [card.name for card in asked.pending_approvals]) == ("interrupted", ["pay"])
+    for approves in (True, False):
+        state = first.to_state()
+        (request,) = first.interruptions
+        if approves:
+            state.approve(request)
+        else:
+            state.reject(request)
+        agent.model = ScriptedModel(["Done."])
+        second = Runner.run_streamed(agent, state)
+        events = [event async for event in second.events()]
+        view = view_of(events)
+        (card,) = [entry for entry in view.entries if isinstance(entry, ToolEntry)]
+        assert shown_texts(view.entries) == ["Shall I?", "Done."]
+        assert (card.state, card.id < 0) == ("done" if approves else "rejected", True)
+        assert view.pending_approvals == []
+        assert view_of(stored(events)).to_json() == view.to_json()
+        assert RunView.from_json(view.to_json()).to_json() == view.to_json()

@@ -91,6 +91,7 @@ async def ends(trial: Trial, count: int) -> None:
 async def odd_runs(trial: Trial, count: int) -> None:
     """Runs that kill their worker, block its event loop, or hold it up for ever; a few other runs beside them."""
     for number in range(count):
+        trial.start_worker()  # for the one that will hang
         for kind in ("block", "poison", "hang"):
             await trial.submit(f"{kind}-{number}")
             await asyncio.sleep(1.0)

@@ -68,7 +68,7 @@ def agents(note: Callable[[str, str], None]) -> list[Agent[Any]]:
     """The agents of the scene, the starting one first. `note(kind, call_id)` is called when a call begins and ends.
 
     Runs may be odd, by the first part of their id: `poison-…` kills its worker whenever it looks something up, which
-    `block-…` does in the way of all others; `hang-…` holds up the event loop for ever when it charges.
+    `block-…` does in the way of all others; `hang-…` holds up the event loop for ever when it charges first.
     """
 
     async def work(ctx: ToolContext[Any], amount: int) -> str:
@@ -76,7 +76,7 @@ def agents(note: Callable[[str, str], None]) -> list[Agent[Any]]:
         kind, _, _ = ctx.tool_call_id.partition("-")
         if kind == "poison" and ctx.tool_name == "look":
             os.kill(os.getpid(), signal.SIGKILL)
-        while kind == "hang" and ctx.tool_name == "charge":
+        while kind == "hang" and ctx.tool_call_id.endswith("charge1"):
             time.sleep(1.0)  # noqa: ASYNC251
         if kind == "block" and ctx.tool_name == "look":
             time.sleep(BLOCK_S)  # noqa: ASYNC251

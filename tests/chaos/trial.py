@@ -76,6 +76,8 @@ class Trial:
         self.workers: dict[int, Child] = {}
         self.deaths: dict[int, list[float]] = {}
         """When workers were killed or stopped."""
+        self.ended: set[int] = set()
+        """Workers that were told to end."""
         self.counts: Counter[str] = Counter()
         self.lost: set[str] = set()
         self.delivers_once = False
@@ -139,6 +141,7 @@ class Trial:
     def end_worker(self, pid: int) -> None:
         """SIGTERM, and another one in its place: what it does not end in time it hands on."""
         os.kill(pid, signal.SIGTERM)
+        self.ended.add(pid)
         self._gone.append(self.workers.pop(pid))
         self.counts["workers told to end"] += 1
         self.start_worker()
@@ -310,6 +313,8 @@ class Trial:
             for before, after in itertools.pairwise(of_run):
                 deaths = [at_s for at_s in self.deaths.get(before.pid, ()) if at_s < after.at_s]
                 written = appends.get((run_id, after.epoch))
+                if before.pid in self.ended:
+                    continue  # it was handed over
                 if not deaths:
                     report.counts["taken from the living"] += 1
                     report.notes.append(f"{run_id} was taken from a living worker: {before} {after}")

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from runstream import Agent, AgentHooks, ModelSettings, RunConfig, RunHooks, Runner, function_tool
+from runstream.errors import RunNotFound, StoreError
 from runstream.log.follow import Follower
+from runstream.log.memory_store import MemoryStore
 from runstream.run.active import ActiveRun
 from runstream.run.config import CallModelData, ModelInputData
 from runstream.run.history import CANCELLED_OUTPUT, input_items_of
@@ -94,8 +96,9 @@ async def _instructions(context: Any, agent: Any) -> str:
 class _Scene:
     """One run of the scene, with everything that there is to look at."""
 
-    def __init__(self, *, session_delay_s: float) -> None:
+    def __init__(self, *, session_delay_s: float, durable: bool = False) -> None:
         self.clock = FakeClock()
+        self.store = MemoryStore(clock=self.clock) if durable else None
         self.session = _SlowSession(self.clock, session_delay_s)
         self.struck_at: float | None = None
         self.model = ScriptedModel(
@@ -136,7 +139,7 @@ class _Scene:
         self.options: dict[str, Any] = {
             "session": self.session,
             "hooks": _Hooks(),
-            "run_config": RunConfig(clock=self.clock, call_model_input_filter=_same_input),
+            "run_config": RunConfig(clock=self.clock, call_model_input_filter=_same_input, store=self.store),
         }
 
     def strike(self, action: Callable[[], Any]) -> Callable[[], None]:
@@ -159,6 +162,8 @@ class _Scene:
         assert events[-1].data.status in ("cancelled", "completed")
         assert run.error is None
         assert self.model.open_streams == 0
+        if self.store is not None:
+            await self.check_store(run, events)
         for _ in range(5):
             await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -174,6 +179,25 @@ class _Scene:
         again = Agent(name="Ann", model=ScriptedModel(["works"]))
         result = await Runner.run(again, "more", session=self.session)
         assert result.final_output == "works"
+
+    async def check_store(self, run: ActiveRun, events: list[Any]) -> None:
+        """The store has the whole log with its end, or nothing of a run that ended before it was entered."""
+        assert self.store is not None
+        assert run.durable is None or run.durable.writer.committed_seq == events[-1].seq
+        try:
+            record = await self.store.find(run.run_id)
+        except StoreError:
+            return  # it was not opened
+        except RunNotFound:
+            return
+        if run.durable is None:
+            # Entered, and cancelled in that very moment: nothing is in its log, and its lease runs out.
+            assert (record.last_seq, record.ended) == (0, False)
+            return
+        assert (record.last_seq, record.status) == (events[-1].seq, events[-1].data.status)
+        followed = await Runner.attach(run.run_id, store=self.store)
+        stored = [event async for event in followed.events()]
+        assert [(event.seq, event.kind) for event in stored] == [(event.seq, event.kind) for event in events]
 
 
 async def _ended(result: RunResultStreaming) -> ActiveRun:
@@ -252,10 +276,10 @@ WAYS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def _sweep_at(way: str, at: int, session_delay_s: float) -> tuple[int, bool]:
+def _sweep_at(way: str, at: int, session_delay_s: float, *, durable: bool = False) -> tuple[int, bool]:
     """Run the scene with a strike before that step. Returns the number of steps, and whether the strike came."""
     perform, mode = WAYS[way]
-    scene = _Scene(session_delay_s=session_delay_s)
+    scene = _Scene(session_delay_s=session_delay_s, durable=durable)
     loops: list[_SweepLoop] = []
 
     def make() -> _SweepLoop:
@@ -280,6 +304,18 @@ def test_a_run_ends_properly_wherever_it_is_cancelled(way: str, session_delay_s:
             error.add_note(f"cancelled before step {at} of {steps}")
             raise
         assert struck
+
+
+@pytest.mark.parametrize(("way", "stride"), [("cancel", 1), ("cancel after_turn", 3), ("caller of run", 3)])
+def test_a_durable_run_ends_properly_wherever_it_is_cancelled(way: str, stride: int) -> None:
+    """As above, and its store has the same log, with its end."""
+    steps, _ = _sweep_at(way, 0, 0.0, durable=True)
+    for at in range(1, steps + 1, stride):
+        try:
+            _sweep_at(way, at, 0.0, durable=True)
+        except BaseException as error:
+            error.add_note(f"cancelled before step {at} of {steps}")
+            raise
 
 
 def test_the_scene_covers_what_it_is_for() -> None:

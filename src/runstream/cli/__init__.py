@@ -18,6 +18,7 @@ _COMMANDS = {
     "submit": "Leave a run to the workers of a store.",
     "runs": "List the runs of a store.",
     "watch": "Follow a run in the terminal, from any point.",
+    "top": "Watch the runs of a store and their figures, live.",
     "replay": "Show a stored run again, in its own time, faster or step by step.",
     "approve": "Approve a tool call that waits, or list what waits.",
     "reject": "Reject a tool call that waits, or list what waits.",

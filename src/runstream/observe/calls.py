@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runstream.agent.raw_item import read_field
-from runstream.observe.figures import AttemptMetrics, FirstTimes, GapFigures, TokenUsage, TurnMetrics
+from runstream.observe.figures import SHORTEST_S, AttemptMetrics, FirstTimes, GapFigures, TokenUsage, TurnMetrics
 from runstream.observe.sketch import Sketch
 
 __all__ = ["Attempt", "Lane", "Turn", "is_fallback", "usage_of"]
@@ -86,7 +86,7 @@ class Turn:
         rate = None
         for attempt in self.attempts:
             streaming_s = attempt.last_at - attempt.first_at
-            if attempt.outcome == "completed" and attempt.usage is not None and streaming_s > 0:
+            if attempt.outcome == "completed" and attempt.usage is not None and streaming_s >= SHORTEST_S:
                 rate = attempt.usage.output_tokens / streaming_s
         return TurnMetrics(
             number,

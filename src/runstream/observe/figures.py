@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 from runstream.observe.sketch import Sketch
 
-__all__ = ["AttemptMetrics", "FirstTimes", "GapFigures", "TokenUsage", "ToolMetrics", "TurnMetrics"]
+__all__ = ["SHORTEST_S", "AttemptMetrics", "FirstTimes", "GapFigures", "TokenUsage", "ToolMetrics", "TurnMetrics"]
+
+
+SHORTEST_S = 0.1
+"""Over less than this a rate says nothing: what came in one burst came as fast as it was read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,15 @@ from runstream.events.event import (
     RunStatus,
 )
 from runstream.observe.calls import Attempt, Lane, Turn, is_fallback, usage_of
-from runstream.observe.figures import AttemptMetrics, FirstTimes, GapFigures, TokenUsage, ToolMetrics, TurnMetrics
+from runstream.observe.figures import (
+    SHORTEST_S,
+    AttemptMetrics,
+    FirstTimes,
+    GapFigures,
+    TokenUsage,
+    ToolMetrics,
+    TurnMetrics,
+)
 from runstream.observe.sketch import Sketch
 
 __all__ = ["FoldListener", "MetricsFold", "RunMetrics"]
@@ -71,7 +79,7 @@ class RunMetrics:
     gaps: GapFigures
     output_tokens_per_s: float | None
     deltas_per_s: float | None
-    """Over the time in which answers streamed."""
+    """Over the time in which answers streamed. Rates over less than a tenth of a second are None."""
     turns: tuple[TurnMetrics, ...]
     retries: int
     """Model calls that were made again."""
@@ -351,6 +359,11 @@ class MetricsFold:
     # The figures.
 
     @property
+    def gap_sketches(self) -> list[Sketch]:
+        """The pauses of each model call; not to be changed."""
+        return [attempt.gaps for turn in self._turns for attempt in turn.attempts]
+
+    @property
     def open_tools(self) -> list[ToolMetrics]:
         """The calls that have no output yet."""
         return [tool for waiting in self._open_tools.values() for tool in waiting]
@@ -359,6 +372,19 @@ class MetricsFold:
         """Whether an answer that has begun has paused for longer than `stall_s` by now."""
         under_way = [lane.attempt for lane in self._lanes.values() if lane.attempt is not None]
         return any(attempt.chunks and now - attempt.last_at >= self.stall_s for attempt in under_way)
+
+    @property
+    def activity(self) -> str:
+        """What the run does, in a few words: its tools, whether it answers, asks a model, or has ended."""
+        if self._end is not None:
+            return self._end.status
+        tools = self.open_tools
+        if tools:
+            return ", ".join(dict.fromkeys(tool.name for tool in tools))
+        attempts = [lane.attempt for lane in self._lanes.values() if lane.attempt is not None]
+        if not attempts:
+            return "asks the model"
+        return "answers" if any(attempt.chunks for attempt in attempts) else "waits for content"
 
     @property
     def last_at(self) -> float:
@@ -381,7 +407,7 @@ class MetricsFold:
                 deltas += attempt.deltas
                 took_s = attempt.last_at - attempt.first_at
                 streaming_s += took_s
-                if attempt.usage is not None and took_s > 0:
+                if attempt.usage is not None and took_s >= SHORTEST_S:
                     tokens += attempt.usage.output_tokens
                     counted_s += took_s
                 fallbacks += index > 0 and is_fallback(turn.attempts[index - 1], attempt)
@@ -400,7 +426,7 @@ class MetricsFold:
             deltas=deltas,
             gaps=GapFigures.of(gaps, stalls),
             output_tokens_per_s=tokens / counted_s if counted_s > 0 else None,
-            deltas_per_s=deltas / streaming_s if streaming_s > 0 else None,
+            deltas_per_s=deltas / streaming_s if streaming_s >= SHORTEST_S else None,
             turns=tuple(turn.metrics(number) for number, turn in enumerate(self._turns, start=1)),
             retries=sum(max(turn.made - 1, 0) for turn in self._turns),
             discarded=self._discarded,

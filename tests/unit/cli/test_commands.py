@@ -17,6 +17,7 @@ COMMANDS = [
     "submit",
     "runs",
     "watch",
+    "top",
     "replay",
     "approve",
     "reject",

@@ -24,6 +24,7 @@ from runstream.agent.settings import (
     get_default_model_settings,
     implicit_model_settings,
 )
+from runstream.agent.stream_guardrail import StreamGuardrail
 from runstream.agent.tool import (
     FunctionTool,
     FunctionToolResult,
@@ -136,11 +137,14 @@ class Agent(AgentBase[TContext]):
     ending it at tools of certain names, or what a function decides."""
     reset_tool_choice: bool = True
     """Whether `tool_choice` goes back to its default after a tool call, which prevents endless calling."""
+    # Ours, beyond the SDK.
+    stream_guardrails: list[StreamGuardrail[TContext]] = field(default_factory=list[Any], kw_only=True)
+    """Checks on the text while it streams: what they block is shown to nobody."""
 
     def __post_init__(self) -> None:
         _check(self, "name", str)
         _check(self, "handoff_description", str, None)
-        for name in ("tools", "handoffs", "input_guardrails", "output_guardrails", "mcp_servers"):
+        for name in ("tools", "handoffs", "input_guardrails", "output_guardrails", "stream_guardrails", "mcp_servers"):
             _check(self, name, list)
         if self.instructions is not None and not isinstance(self.instructions, str) and not callable(self.instructions):
             raise TypeError(

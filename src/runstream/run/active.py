@@ -47,6 +47,7 @@ from runstream.run.config import RunConfig
 from runstream.run.ending import run_end
 from runstream.run.error_handlers import RunErrorHandlers
 from runstream.run.feed import StoredFeed
+from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.history import latest_text, partial_messages
 from runstream.run.inbox import Inbox
 from runstream.run.observers import run_observers
@@ -149,6 +150,7 @@ class ActiveRun:
         "final_output",
         "fold",
         "gate_seq",
+        "guardrails",
         "hands_over",
         "hooks",
         "inbox",
@@ -221,6 +223,7 @@ class ActiveRun:
         self.task: RunTask | None = None
         self.begun = False
         self.inbox = Inbox()
+        self.guardrails = GuardrailResults()
         self.interruptions: list[ToolApprovalItem] = []
         """Calls that wait for a person, where the run has ended for their sake."""
         self.suspended: dict[str, Any] = {}
@@ -262,6 +265,8 @@ class ActiveRun:
             self.log = MemoryLog(self.run_id, max_events=self.config.kept_events, after=resumed.last_seq)
         if fold.agent is not None:
             self.agent = fold.agent
+        if resumed.guardrails is not None:
+            self.guardrails = resumed.guardrails
         self.turn = len(fold.responses)
         self.inbox.last_command = fold.last_command
         if resumed.context is not None:
@@ -355,6 +360,7 @@ class ActiveRun:
             self.silenced
             or self.closed
             or self.broken is not None
+            or self.guardrails.tripped
             or (self.task is not None and self.task.cancelling())
         ):
             raise asyncio.CancelledError
@@ -635,8 +641,10 @@ class ActiveRun:
             raw_responses=list(self.fold.responses),
             last_agent=self.agent,
             context_wrapper=self.context,
-            input_guardrail_results=[],
-            output_guardrail_results=[],
+            input_guardrail_results=list(self.guardrails.input),
+            output_guardrail_results=list(self.guardrails.output),
+            tool_input_guardrail_results=list(self.guardrails.tool_input),
+            tool_output_guardrail_results=list(self.guardrails.tool_output),
             partial_output=self.partial_output,
         )
 
@@ -645,6 +653,8 @@ class ActiveRun:
         """What there is of an answer: the final output, else the text that the model shows or showed last."""
         if self.final_output is not None:
             return self.final_output
+        if self.guardrails.withheld:
+            return None
         since = self.fold.response_seq
         shown = [] if since is None else partial_messages(self.log, since)
         return latest_text(shown, self.items)

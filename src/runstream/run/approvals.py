@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from runstream.agent.items import ItemHelpers, MCPApprovalResponseItem, ToolApprovalItem, ToolCallOutputItem
+from runstream.agent.items import MCPApprovalResponseItem, ToolApprovalItem, ToolCallOutputItem
 from runstream.agent.raw_item import read_field
 from runstream.agent.tool import HostedMCPTool, MCPToolApprovalRequest, Tool
+from runstream.agent.tool_context import ToolContext
 from runstream.errors import AgentsException, ModelBehaviorError, UserError
 from runstream.events.event import ApprovalResolved
 from runstream.run.active import ActiveRun
 from runstream.run.config import ToolErrorFormatterArgs
 from runstream.run.decide import FunctionCall
+from runstream.run.guardrails import answer_call, check_tool_input
 from runstream.run.nested import owner_of
 
 __all__ = [
@@ -43,6 +45,8 @@ class Sorted:
     waiting_calls: list[FunctionCall] = field(default_factory=list[FunctionCall])
     rejected: list[tuple[FunctionCall, str | None]] = field(default_factory=list[tuple[FunctionCall, str | None]])
     """With what the person wants the model to be told."""
+    refused: list[tuple[FunctionCall, str]] = field(default_factory=list[tuple[FunctionCall, str]])
+    """By a guardrail, so that nobody is asked; with what the model is told."""
 
 
 async def sort_by_approval(run: ActiveRun, calls: Sequence[FunctionCall]) -> Sorted:
@@ -82,6 +86,10 @@ async def sort_by_approval(run: ActiveRun, calls: Sequence[FunctionCall]) -> Sor
                 result.ready.append(planned)
                 continue
             if is_new:
+                refusal = await _refused_beforehand(run, planned)
+                if refusal is not None:
+                    result.refused.append((planned, refusal))
+                    continue
                 known[call_id] = request
                 run.emit_item(request)
             if request not in result.waiting:
@@ -92,6 +100,26 @@ async def sort_by_approval(run: ActiveRun, calls: Sequence[FunctionCall]) -> Sor
         else:
             result.rejected.append((planned, message))
     return result
+
+
+async def _refused_beforehand(run: ActiveRun, planned: FunctionCall) -> str | None:
+    """What the tool's guardrails say of the call, where they are to be asked before a person is."""
+    tool, execution = planned.tool, run.config.tool_execution
+    if not tool.tool_input_guardrails or execution is None or not execution.pre_approval_tool_input_guardrails:
+        return None
+    context = ToolContext(
+        run.context.context,
+        run.context.usage,
+        tool.name,
+        planned.call.call_id,
+        planned.call.arguments,
+        planned.call,
+        agent=run.agent,
+        run_config=run.config,
+        turn_input=run.context.turn_input,
+    )
+    run.context.share_with(context)
+    return await check_tool_input(run, tool, context)
 
 
 def _requests(run: ActiveRun) -> dict[str | None, ToolApprovalItem]:
@@ -189,12 +217,7 @@ async def reject(run: ActiveRun, planned: FunctionCall, message: str | None) -> 
                 )
             )
             told = (await text if inspect.isawaitable(text) else text) or told
-    raw = ItemHelpers.tool_call_output_item(planned.call, told)
-    item = ToolCallOutputItem(
-        agent=run.agent, raw_item=raw, output=told, tool_origin=getattr(planned.tool, "origin", None)
-    )
-    run.emit_item(item)
-    return item
+    return answer_call(run, planned, told)
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from runstream.agent.handoff import HandoffHistoryMapper, HandoffInputFilter
 from runstream.agent.items import TResponseInputItem
 from runstream.agent.model import Model, ModelProvider
 from runstream.agent.settings import ModelSettings
+from runstream.agent.stream_guardrail import StreamGuardrail
 from runstream.clock import Clock, system_clock
 from runstream.errors import UserError
 from runstream.flow.breaker import CircuitBreakers
@@ -99,6 +100,7 @@ class ToolExecutionConfig:
     max_function_tool_concurrency: int | None = None
     """At most so many function tools of one turn at once; None is no limit."""
     pre_approval_tool_input_guardrails: bool = False
+    """Whether a call's input guardrails are asked before a person is, too: what they reject is not put to one."""
 
     def __post_init__(self) -> None:
         limit = self.max_function_tool_concurrency
@@ -135,7 +137,9 @@ class RunConfig:
     nest_handoff_history: bool = False
     handoff_history_mapper: HandoffHistoryMapper | None = None
     input_guardrails: list[InputGuardrail[Any]] | None = None
+    """Checks on the run's input, besides those of its first agent."""
     output_guardrails: list[OutputGuardrail[Any]] | None = None
+    """Checks on the final output, besides those of the last agent."""
     tracing_disabled: bool = False
     """Accepted for compatibility: this package sends no traces anywhere."""
     tracing: dict[str, Any] | None = None
@@ -206,6 +210,8 @@ class RunConfig:
     on_approval: Literal["interrupt", "wait"] = field(default="interrupt", kw_only=True)
     """A call that needs a person's approval: end the run with `interruptions`, to be resumed from its state, as the SDK
     does; or wait in place until `approve` or `reject` is called on any handle of the run."""
+    stream_guardrails: list[StreamGuardrail[Any]] | None = field(default=None, kw_only=True)
+    """Checks on every agent's text while it streams, besides the agent's own."""
     clock: Clock = field(default=system_clock, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -273,7 +279,7 @@ class RunConfig:
 
     def check_supported(self) -> None:
         """Raises UserError for an option of the SDK that this version does not carry out."""
-        for name in ("input_guardrails", "output_guardrails", "nest_handoff_history", "sandbox"):
+        for name in ("nest_handoff_history", "sandbox"):
             if getattr(self, name):
                 raise UserError(f"RunConfig.{name} is not supported by this version of runstream")
 

@@ -238,6 +238,8 @@ class Final:
     """The run has its output."""
 
     output: Any
+    message: MessageOutputItem | None = None
+    """The message that says it, where it is not in the log: it has to be let pass first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from runstream.events.codec import plain
 from runstream.run.active import ActiveRun
 from runstream.run.decide import Final
 from runstream.run.error_handlers import RunErrorData, RunErrorHandlerInput, RunErrorHandlerResult, handle_error
+from runstream.run.guardrails import output_guardrails_of
 from runstream.run.history import input_items_of
 
 __all__ = ["handled"]
@@ -38,7 +39,10 @@ async def handled(
     if result is None:
         return None
     if result.include_in_history:
-        run.emit_item(_message_of(run.agent, result.final_output))
+        message = _message_of(run.agent, result.final_output)
+        if output_guardrails_of(run.config, run.agent):
+            return Final(result.final_output, message)
+        run.emit_item(message)
     return Final(result.final_output)
 
 

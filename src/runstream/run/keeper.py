@@ -31,6 +31,13 @@ class SessionKeeper:
         self._saved = 0
         self._failed = False
         self._writing: asyncio.Task[None] | None = None
+        self._replaced: tuple[int, list[RunItem]] | None = None
+        self.is_held = False
+        """Whether nothing may be written: a guardrail has not let it pass."""
+
+    def replace_since(self, index: int, items: list[RunItem]) -> None:
+        """Write these instead of the run's items from that one on."""
+        self._replaced = index, items
 
     async def prepare(self) -> list[TResponseInputItem]:
         """The items that the model is to see first: the session's, then the new input."""
@@ -106,9 +113,15 @@ class SessionKeeper:
             writing, self._writing = self._writing, None
             await self._finish(writing)
         items = list(run.items)
+        if self.is_held:
+            return
         if open_calls(items):
             return  # in the middle of a turn: a stored call without its output would spoil the next run
-        new = [*self._input, *input_items_of(items[self._saved :])]
+        added = items[self._saved :]
+        if self._replaced is not None and added:
+            index, kept = self._replaced
+            added = [*items[self._saved : index], *kept]
+        new = [*self._input, *input_items_of(added)]
         self._input, self._saved = [], len(items)
         run.kept.saved, run.kept.input_saved = self._saved, True
         if not new:

@@ -20,6 +20,7 @@ from runstream.run.approvals import take_answers
 from runstream.run.collector import promote_imports
 from runstream.run.decide import Final
 from runstream.run.fallback import handled
+from runstream.run.guardrails import InputGate, check_added_input, check_output, output_guardrails_of
 from runstream.run.history import Conversation, cancelled_output, open_calls
 from runstream.run.keeper import SessionKeeper
 from runstream.run.resume import open_requests, turn_is_open
@@ -181,7 +182,8 @@ async def _take_turns(run: ActiveRun, progress: Progress) -> RunStatus:
         # Asked for before there was a turn: there is to be none.
         run.emit_agent(run.starting_agent)
         return "cancelled"
-    turn = await _begin(run, progress)
+    gate = InputGate(run, progress.keeper)
+    turn = await _begin(run, progress, gate)
     users_of_tools = {id(item.agent) for item in run.items if isinstance(item, ToolCallItem | HandoffCallItem)}
     while True:
         agent = run.agent
@@ -191,19 +193,23 @@ async def _take_turns(run: ActiveRun, progress: Progress) -> RunStatus:
                 final = await handled(run, "max_turns", error, progress.base)
                 if final is None:
                     raise error
-                await _finish(run, final)
+                await _finish(run, progress, final)
                 return "completed"
             run.check_cancelled()
             run.turn += 1
-            turn = await take_turn(run, progress, tools_used=id(agent) in users_of_tools)
+            work = take_turn(run, progress, tools_used=id(agent) in users_of_tools)
+            turn = await gate.pass_beside(progress.base, work)
         if turn.waiting:
             run.interruptions = turn.waiting
             return "interrupted"
         users_of_tools.update([id(agent)] if turn.used_tools else [])
         if turn.final is not None and not run.inbox.inputs:
             run.inbox.close()
-            await _finish(run, turn.final)
+            await _finish(run, progress, turn.final)
             return "completed"
+        if turn.final is not None and turn.final.message is not None:
+            run.emit_item(turn.final.message)
+            progress.conversation.items.append(turn.final.message)
         turn = None
         if run.hands_over:
             run.broken = LeaseLost(run.run_id, "it was handed over to another worker")
@@ -212,12 +218,12 @@ async def _take_turns(run: ActiveRun, progress: Progress) -> RunStatus:
         await run.pause_between_turns()
         if run.stops_after_turn:
             return "cancelled"
-        _take_inputs(run, progress)
+        await _take_inputs(run, progress)
         if run.agent is not agent:
             await _agent_starts(run, progress.conversation)
 
 
-async def _begin(run: ActiveRun, progress: Progress) -> TurnEnd | None:
+async def _begin(run: ActiveRun, progress: Progress, gate: InputGate) -> TurnEnd | None:
     """The state before the first turn; what an open turn came to, where the run goes on from one."""
     resumed = run.resumed
     if resumed is None:
@@ -225,6 +231,7 @@ async def _begin(run: ActiveRun, progress: Progress) -> TurnEnd | None:
         progress.conversation = _conversation_of(run, progress.base)
         run.emit_agent(run.starting_agent)
         await progress.keeper.save()
+        await gate.pass_before(progress.base)
         await _agent_starts(run, progress.conversation)
         return None
     fold = run.fold
@@ -241,13 +248,15 @@ async def _begin(run: ActiveRun, progress: Progress) -> TurnEnd | None:
         run.emit_agent(run.agent)
     if not fold.responses:
         await progress.keeper.save()
+    await gate.pass_before(progress.base)
+    if not fold.responses:
         await _agent_starts(run, progress.conversation)
     if not is_open:
-        _take_inputs(run, progress)
+        await _take_inputs(run, progress)
         return None
     if resumed.record is not None:
         take_answers(run, open_requests(fold))
-    return await finish_open_turn(run, progress)
+    return await gate.pass_beside(progress.base, finish_open_turn(run, progress))
 
 
 def _conversation_of(run: ActiveRun, base: Sequence[TResponseInputItem]) -> Conversation:
@@ -260,9 +269,10 @@ def _conversation_of(run: ActiveRun, base: Sequence[TResponseInputItem]) -> Conv
     )
 
 
-def _take_inputs(run: ActiveRun, progress: Progress) -> None:
-    """What people said meanwhile: the model sees it in its next turn."""
+async def _take_inputs(run: ActiveRun, progress: Progress) -> None:
+    """What people said meanwhile: the model sees it in its next turn, once the agent's guardrails let it pass."""
     for added in run.inbox.take_inputs():
+        await check_added_input(run, progress.keeper, added.items)
         progress.conversation.items += run.emit_input(added)
 
 
@@ -279,16 +289,24 @@ async def _agent_starts(run: ActiveRun, conversation: Conversation) -> None:
     )
 
 
-async def _finish(run: ActiveRun, final: Final) -> None:
+async def _finish(run: ActiveRun, progress: Progress, final: Final) -> None:
     run.check_open()
     agent = run.agent
-    run.final_output = final.output
+    guarded = output_guardrails_of(run.config, agent)
+    run.final_output = None if guarded else final.output
     context = _hook_context(run)
     await call_hooks(
         run,
         run.hooks is not None and run.hooks.on_agent_end(context, agent, final.output),
         agent.hooks is not None and agent.hooks.on_end(context, agent, final.output),
     )
+    if guarded:
+        try:
+            await check_output(run, progress.keeper, final.output)
+        finally:
+            if final.message is not None and not run.guardrails.withheld:
+                run.emit_item(final.message)
+        run.final_output = final.output
 
 
 def _hook_context(run: ActiveRun) -> AgentHookContext[Any]:

@@ -10,11 +10,19 @@ from typing import Any, Literal, TypeVar, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.context import RunContextWrapper
+from runstream.agent.guardrail import (
+    InputGuardrailResult,
+    OutputGuardrailResult,
+    ToolInputGuardrailResult,
+    ToolOutputGuardrailResult,
+)
 from runstream.agent.items import ItemHelpers, ModelResponse, RunItem, ToolApprovalItem, TResponseInputItem
+from runstream.agent.stream_guardrail import StreamGuardrailResult
 from runstream.errors import RunErrorDetails, RunSealed, UserError
 from runstream.run.active import ActiveRun, CancelMode
 from runstream.run.config import DEFAULT_MAX_TURNS
 from runstream.run.followed import FollowedRun
+from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.history import ends_incomplete, input_items_of, latest_text
 from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.readers import RunTask
@@ -113,14 +121,18 @@ class RunResult(RunResultBase):
     raw_responses: list[ModelResponse]
     final_output: Any
     """The last agent's output: a string, or an object of its `output_type`."""
-    input_guardrail_results: list[Any]
-    output_guardrail_results: list[Any]
-    tool_input_guardrail_results: list[Any]
-    tool_output_guardrail_results: list[Any]
+    input_guardrail_results: list[InputGuardrailResult]
+    output_guardrail_results: list[OutputGuardrailResult]
+    tool_input_guardrail_results: list[ToolInputGuardrailResult]
+    tool_output_guardrail_results: list[ToolOutputGuardrailResult]
     context_wrapper: RunContextWrapper[Any]
     _last_agent: Agent[Any]
     max_turns: int | None = DEFAULT_MAX_TURNS
     interruptions: list[ToolApprovalItem] = field(default_factory=list[ToolApprovalItem])
+    stream_guardrail_results: list[StreamGuardrailResult] = field(
+        default_factory=list[StreamGuardrailResult], kw_only=True
+    )
+    """One for each that watched a text, with its delays."""
     _omit_reasoning_ids: bool = field(default=False, kw_only=True, repr=False)
     _filtered: tuple[int, tuple[RunItem, ...]] | None = field(default=None, kw_only=True, repr=False)
     _standing: Standing | None = field(default=None, kw_only=True, repr=False)
@@ -133,10 +145,11 @@ class RunResult(RunResultBase):
             new_items=list(run.items),
             raw_responses=list(run.fold.responses),
             final_output=run.final_output,
-            input_guardrail_results=[],
-            output_guardrail_results=[],
-            tool_input_guardrail_results=[],
-            tool_output_guardrail_results=[],
+            input_guardrail_results=list(run.guardrails.input),
+            output_guardrail_results=list(run.guardrails.output),
+            tool_input_guardrail_results=list(run.guardrails.tool_input),
+            tool_output_guardrail_results=list(run.guardrails.tool_output),
+            stream_guardrail_results=list(run.guardrails.stream),
             context_wrapper=run.context,
             _last_agent=run.agent,
             max_turns=run.max_turns,
@@ -230,10 +243,32 @@ class RunResultStreaming(RunResultBase):
         """Calls that wait for a person's approval, where the run has ended for their sake."""
         return list(self._run.interruptions)
 
-    input_guardrail_results: tuple[Any, ...] = ()
-    output_guardrail_results: tuple[Any, ...] = ()
-    tool_input_guardrail_results: tuple[Any, ...] = ()
-    tool_output_guardrail_results: tuple[Any, ...] = ()
+    # What guardrails have found so far. A run that goes on elsewhere, or did, does not tell.
+
+    @property
+    def _guardrails(self) -> GuardrailResults:
+        return self._run.guardrails if isinstance(self._run, ActiveRun) else GuardrailResults()
+
+    @property
+    def input_guardrail_results(self) -> list[InputGuardrailResult]:
+        return list(self._guardrails.input)
+
+    @property
+    def output_guardrail_results(self) -> list[OutputGuardrailResult]:
+        return list(self._guardrails.output)
+
+    @property
+    def tool_input_guardrail_results(self) -> list[ToolInputGuardrailResult]:
+        return list(self._guardrails.tool_input)
+
+    @property
+    def tool_output_guardrail_results(self) -> list[ToolOutputGuardrailResult]:
+        return list(self._guardrails.tool_output)
+
+    @property
+    def stream_guardrail_results(self) -> list[StreamGuardrailResult]:
+        """One for each that watched a text, with its delays."""
+        return list(self._guardrails.stream)
 
     @property
     def current_agent(self) -> Agent[Any]:

@@ -23,6 +23,7 @@ from runstream.events.codec import plain
 from runstream.events.event import ApprovalResolved, Event, ItemAdded, RunStart
 from runstream.log.fold import RunFold
 from runstream.run.bind import AgentBook, bind, more_of, official, restore_item
+from runstream.run.guardrail_results import GuardrailResults
 
 __all__ = [
     "Kept",
@@ -67,6 +68,8 @@ class Resumed:
     """What that filter left, as `ActiveRun.filtered`."""
     context: RunContextWrapper[Any] | None = None
     """The context with usage and decisions; None where they come from the fold."""
+    guardrails: GuardrailResults | None = None
+    """What guardrails have found; None where that is not known."""
 
 
 @dataclass(slots=True)

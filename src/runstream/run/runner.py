@@ -16,6 +16,7 @@ from runstream.log.base import Store
 from runstream.run.active import ActiveRun
 from runstream.run.config import DEFAULT_MAX_TURNS, RunConfig
 from runstream.run.error_handlers import RunErrorHandlers
+from runstream.run.guardrails import refuse_kept_by_provider
 from runstream.run.nested import nesting_of
 from runstream.run.result import RunResult, RunResultStreaming
 from runstream.run.state import RunState
@@ -284,6 +285,8 @@ def _prepare(
                     f"Session persistence cannot be combined with {name}: either this program remembers the "
                     "conversation or the provider does"
                 )
+    if options["conversation_id"] or options["previous_response_id"] or options["auto_previous_response_id"]:
+        refuse_kept_by_provider(config, starting_agent)
     if options["hooks"] is not None and not isinstance(options["hooks"], RunHooksBase):
         raise TypeError(
             f"Run hooks must be instances of RunHooks. Received {type(options['hooks']).__name__}; AgentHooks go to "

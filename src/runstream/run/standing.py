@@ -13,6 +13,7 @@ from runstream.events.event import ApprovalResolved, InputAdded
 from runstream.log.fold import RunFold
 from runstream.run.active import ActiveRun
 from runstream.run.followed import FollowedRun
+from runstream.run.guardrail_results import GuardrailResults
 
 __all__ = ["Standing"]
 
@@ -38,6 +39,7 @@ class Standing:
     inputs: list[InputAdded] = field(default_factory=list[InputAdded])
     nested: dict[str, Standing] = field(default_factory=dict[str, "Standing"])
     """By call id: where the runs of agents stand that were called as tools and wait for a person."""
+    guardrails: GuardrailResults = field(default_factory=GuardrailResults, kw_only=True)
 
     @classmethod
     def of(cls, run: ActiveRun | FollowedRun) -> Standing:
@@ -45,7 +47,8 @@ class Standing:
         if isinstance(run, FollowedRun):
             start = run.book.find(run.record.agent)
             omits = run.omits_reasoning_ids
-            return cls(run.fold, run.context, start, run.input, saved=None, omits_reasoning_ids=omits)
+            found = GuardrailResults(input_passed=_has_passed(run.fold))
+            return cls(run.fold, run.context, start, run.input, saved=None, omits_reasoning_ids=omits, guardrails=found)
         return cls(
             run.fold,
             run.context,
@@ -59,6 +62,7 @@ class Standing:
             run.inbox.answers,
             run.inbox.inputs,
             run.suspended,
+            guardrails=run.guardrails,
         )
 
     def copied(self) -> Standing:
@@ -80,7 +84,13 @@ class Standing:
             list(self.answers),
             list(self.inputs),
             {call_id: at.copied() for call_id, at in self.nested.items()},
+            guardrails=self.guardrails.copied(),
         )
+
+
+def _has_passed(fold: RunFold) -> bool:
+    """Whether the first turn is over: its input was let pass then."""
+    return len(fold.responses) > 1 or (fold.end is not None and fold.end.status in ("completed", "interrupted"))
 
 
 def _copied_context(context: RunContextWrapper[Any]) -> RunContextWrapper[Any]:

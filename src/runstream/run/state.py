@@ -33,8 +33,9 @@ from runstream.events.codec import plain
 from runstream.events.event import ApprovalResolved, InputAdded, RunStart
 from runstream.log.fold import RunFold
 from runstream.run.active import ActiveRun
-from runstream.run.bind import AgentBook
+from runstream.run.bind import AgentBook, reachable_from
 from runstream.run.config import DEFAULT_MAX_TURNS
+from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.inbox import approval_of, input_items_of
 from runstream.run.resume import (
     Resumed,
@@ -230,6 +231,7 @@ class RunState(Generic[TContext, TAgent]):
             input=at.input,
             filtered=at.filtered,
             context=at.context,
+            guardrails=at.guardrails,
         )
         run.go_on(resumed)
         run.inbox.answers, run.inbox.inputs = [*made_elsewhere, *at.answers], at.inputs
@@ -271,6 +273,7 @@ class RunState(Generic[TContext, TAgent]):
             "context": context_to_plain(at.context.context, context_serializer, strict=strict),
             "answers": [plain(answer) for answer in [*_made_elsewhere(at), *at.answers]],
             "pending_input": [plain(item) for added in at.inputs for item in added.items],
+            "guardrails": at.guardrails.to_plain(),
         }
         if at.nested:
             nested = {call_id: self._to_json(inner, None, strict=False) for call_id, inner in at.nested.items()}
@@ -422,7 +425,8 @@ def _from_json(
     context_deserializer: Callable[[Mapping[str, Any]], Any] | None,
     strict: bool,
 ) -> RunState[Any, Agent[Any]]:
-    fold = fold_from_plain(data["run"], AgentBook([agent]))
+    book = AgentBook([agent])
+    fold = fold_from_plain(data["run"], book)
     _book_of(agent, fold)
     if isinstance(context_override, RunContextWrapper):
         context: RunContextWrapper[Any] = context_override
@@ -448,6 +452,10 @@ def _from_json(
         [ApprovalResolved(**answer) for answer in data["answers"]],
         [InputAdded(data["pending_input"])] if data["pending_input"] else [],
     )
+    if "guardrails" in data:
+        at.guardrails = GuardrailResults.from_plain(data["guardrails"], reachable_from([agent]).values(), book)
+    else:
+        at.guardrails.input_passed = data["status"] in ("completed", "interrupted")
     requests = {request.call_id: request for request in open_requests(fold)}
     for answer in at.answers:
         if answer.call_id in requests:

@@ -20,6 +20,7 @@ from runstream.errors import AgentsException, ModelBehaviorError, UserError
 from runstream.run.active import ActiveRun
 from runstream.run.config import ToolErrorFormatterArgs
 from runstream.run.decide import Final, FunctionCall, Plan
+from runstream.run.guardrails import answer_call, check_tool_input, check_tool_output
 from runstream.run.nested import Nesting
 from runstream.run.observers import tool_observers
 from runstream.run.progress import Reports
@@ -108,14 +109,16 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
     for begins in tool_observers:
         begins(run, call.call_id)
     async with gate:
-        await call_hooks(
-            run,
-            run.hooks is not None and run.hooks.on_tool_start(context, agent, tool),
-            agent.hooks is not None and agent.hooks.on_tool_start(context, agent, tool),
-        )
+        rejection = await check_tool_input(run, tool, context) if tool.tool_input_guardrails else None
+        if rejection is None:
+            await call_hooks(
+                run,
+                run.hooks is not None and run.hooks.on_tool_start(context, agent, tool),
+                agent.hooks is not None and agent.hooks.on_tool_start(context, agent, tool),
+            )
         requests: list[ToolApprovalItem] = []
         try:
-            output = await _output_of(run, planned, context)
+            output = await _output_of(run, planned, context) if rejection is None else rejection
         finally:
             if run.scope.has_left(asyncio.current_task()):
                 reports.abandon()
@@ -126,6 +129,10 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
                 requests = nesting.close()
     if requests:
         return FunctionToolResult(tool=tool, output=None, run_item=None, interruptions=requests)
+    if rejection is not None:
+        return FunctionToolResult(tool=tool, output=rejection, run_item=answer_call(run, planned, rejection))
+    if tool.tool_output_guardrails:
+        output = await check_tool_output(run, tool, context, output)
     raw = ItemHelpers.tool_call_output_item(call, output)
     item = ToolCallOutputItem(agent=agent, raw_item=raw, output=output, tool_origin=getattr(tool, "origin", None))
     try:
@@ -171,12 +178,7 @@ async def _output_of(run: ActiveRun, planned: FunctionCall, context: ToolContext
 
 def answer_uncertain_call(run: ActiveRun, planned: FunctionCall) -> ToolCallOutputItem:
     """Tell the model that the call may have run, and may not: another process began it and was not heard of again."""
-    raw = ItemHelpers.tool_call_output_item(planned.call, UNCERTAIN_OUTPUT)
-    item = ToolCallOutputItem(
-        agent=run.agent, raw_item=raw, output=UNCERTAIN_OUTPUT, tool_origin=getattr(planned.tool, "origin", None)
-    )
-    run.emit_item(item)
-    return item
+    return answer_call(run, planned, UNCERTAIN_OUTPUT)
 
 
 async def answer_unknown_calls(run: ActiveRun, plan: Plan) -> None:

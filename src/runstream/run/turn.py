@@ -27,6 +27,7 @@ from runstream.run.active import ActiveRun
 from runstream.run.approvals import HostedSorted, ask_hosted, reject, sort_by_approval, sort_hosted, take_answers
 from runstream.run.decide import Final, FunctionCall, Plan, Toolbox, decide_end, plan_of
 from runstream.run.fallback import handled
+from runstream.run.guardrails import answer_call, refuse_kept_by_provider
 from runstream.run.handover import hand_over
 from runstream.run.history import Conversation
 from runstream.run.keeper import SessionKeeper
@@ -244,6 +245,8 @@ class _Calls:
         self._left = [*found.waiting_calls, *held]
         for planned, message in found.rejected:
             self._keep(planned, await reject(run, planned, message))
+        for planned, message in found.refused:
+            self._keep(planned, answer_call(run, planned, message))
         ready = self._without_twins(found.ready)
         if self._uncertain:
             for planned in [each for each in ready if not each.tool.idempotent]:
@@ -334,13 +337,10 @@ async def _toolbox_of(run: ActiveRun, progress: Progress, agent: Agent[Any]) -> 
     """What the agent may call now. Raises UserError, before any request, for declarations that cannot be run."""
     tools = await agent.get_all_tools(run.context)
     for tool in tools:
-        if isinstance(tool, FunctionTool):
-            for name in ("tool_input_guardrails", "tool_output_guardrails", "defer_loading"):
-                if getattr(tool, name):
-                    raise UserError(f"Tool {tool.name!r}: {name} is not supported by this version of runstream")
-    for name in ("input_guardrails", "output_guardrails"):
-        if getattr(agent, name):
-            raise UserError(f"Agent {agent.name!r}: {name} is not supported by this version of runstream")
+        if isinstance(tool, FunctionTool) and tool.defer_loading:
+            raise UserError(f"Tool {tool.name!r}: defer_loading is not supported by this version of runstream")
+    if progress.conversation.kept_by_provider:
+        refuse_kept_by_provider(run.config, agent)
     handoffs: list[Handoff[Any, Any]] = []
     for target in agent.handoffs:
         declared = target if isinstance(target, Handoff) else handoff(target)

@@ -205,18 +205,14 @@ async def test_a_finished_run_is_freed_with_its_result() -> None:
 
 
 async def test_what_this_version_cannot_do_is_refused_before_any_request() -> None:
-    """Guardrails of a tool or an agent are named in the error instead of being ignored."""
-    for name in ("input_guardrails", "output_guardrails"):
-        agent = _agent(**{name: [object()]})
-        with pytest.raises(UserError, match=f"Agent 'Ann': {name} is not supported by this version"):
-            await Runner.run(agent, "hi")
+    """What a tool asks for and cannot have is named in the error instead of being ignored."""
 
-    @function_tool(tool_input_guardrails=[object()])  # type: ignore[list-item]
+    @function_tool(defer_loading=True)
     async def risky() -> str:
         return ""
 
     agent = _agent()
     agent.tools.append(risky)
-    with pytest.raises(UserError, match="Tool 'risky': tool_input_guardrails is not supported"):
+    with pytest.raises(UserError, match="Tool 'risky': defer_loading is not supported"):
         await Runner.run(agent, "hi")
     assert not agent.model.calls  # type: ignore[union-attr]

@@ -157,7 +157,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "session": ({"session": object()}, "get_items and add_items"),
     "hooks": ({"hooks": object()}, "instances of RunHooks"),
     "run_config": ({"run_config": 5}, "must be a RunConfig or a dict"),
-    "guardrails": ({"run_config": RunConfig(input_guardrails=[object()])}, "not supported by this version"),  # type: ignore[list-item]
+    "guardrails": ({"run_config": RunConfig(sandbox=object())}, "not supported by this version"),
     "session and conversation": ({"session": InMemorySession("s"), "conversation_id": "c"}, "cannot be combined"),
     "session and previous": ({"session": InMemorySession("s"), "previous_response_id": "r"}, "cannot be combined"),
     "session and auto": ({"session": InMemorySession("s"), "auto_previous_response_id": True}, "cannot be combined"),

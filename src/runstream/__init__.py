@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runstream.agent.agent import StopAtTools as StopAtTools
     from runstream.agent.agent import ToolsToFinalOutputFunction as ToolsToFinalOutputFunction
     from runstream.agent.agent import ToolsToFinalOutputResult as ToolsToFinalOutputResult
+    from runstream.agent.agent_tool import AgentToolStreamEvent as AgentToolStreamEvent
     from runstream.agent.context import AgentHookContext as AgentHookContext
     from runstream.agent.context import RunContextWrapper as RunContextWrapper
     from runstream.agent.context import TContext as TContext
@@ -145,6 +146,7 @@ if TYPE_CHECKING:
     from runstream.events.event import ItemAdded as ItemAdded
     from runstream.events.event import RunEnd as RunEnd
     from runstream.events.event import RunStart as RunStart
+    from runstream.events.event import ToolProgress as ToolProgress
     from runstream.log.base import Retention as Retention
     from runstream.log.base import RunRecord as RunRecord
     from runstream.log.base import Store as Store
@@ -174,6 +176,7 @@ if TYPE_CHECKING:
     from runstream.run.error_handlers import RunErrorHandlerInput as RunErrorHandlerInput
     from runstream.run.error_handlers import RunErrorHandlerResult as RunErrorHandlerResult
     from runstream.run.error_handlers import RunErrorHandlers as RunErrorHandlers
+    from runstream.run.result import AgentToolInvocation as AgentToolInvocation
     from runstream.run.result import RunResult as RunResult
     from runstream.run.result import RunResultStreaming as RunResultStreaming
     from runstream.run.runner import Runner as Runner
@@ -182,6 +185,7 @@ if TYPE_CHECKING:
     from runstream.run.stream_events import RawResponsesStreamEvent as RawResponsesStreamEvent
     from runstream.run.stream_events import RunItemStreamEvent as RunItemStreamEvent
     from runstream.run.stream_events import StreamEvent as StreamEvent
+    from runstream.run.stream_events import ToolProgressStreamEvent as ToolProgressStreamEvent
     from runstream.run.worker import Worker as Worker
     from runstream.sessions.base import Session as Session
     from runstream.sessions.base import SessionABC as SessionABC
@@ -196,6 +200,7 @@ _EXPORTS: dict[str, str] = {
     name: module
     for module, names in {
         "runstream.agent.agent": "Agent AgentBase StopAtTools ToolsToFinalOutputFunction ToolsToFinalOutputResult",
+        "runstream.agent.agent_tool": "AgentToolStreamEvent",
         "runstream.agent.context": "AgentHookContext RunContextWrapper TContext",
         "runstream.agent.guardrail": (
             "GuardrailFunctionOutput InputGuardrail InputGuardrailResult InputGuardrailTripwireTriggered "
@@ -244,7 +249,8 @@ _EXPORTS: dict[str, str] = {
             "StoreUnavailable ToolTimeoutError UserError"
         ),
         "runstream.events.event": (
-            "AgentStart ApprovalResolved AttemptDiscarded ErrorInfo Event InputAdded ItemAdded RunEnd RunStart"
+            "AgentStart ApprovalResolved AttemptDiscarded ErrorInfo Event InputAdded ItemAdded RunEnd RunStart "
+            "ToolProgress"
         ),
         "runstream.log.base": "Retention RunRecord Store",
         "runstream.log.cursor": "Cursor",
@@ -261,10 +267,12 @@ _EXPORTS: dict[str, str] = {
         "runstream.run.error_handlers": (
             "RunErrorData RunErrorHandler RunErrorHandlerInput RunErrorHandlerResult RunErrorHandlers"
         ),
-        "runstream.run.result": "RunResult RunResultStreaming",
+        "runstream.run.result": "AgentToolInvocation RunResult RunResultStreaming",
         "runstream.run.runner": "Runner",
         "runstream.run.state": "RunState",
-        "runstream.run.stream_events": "AgentUpdatedStreamEvent RawResponsesStreamEvent RunItemStreamEvent StreamEvent",
+        "runstream.run.stream_events": (
+            "AgentUpdatedStreamEvent RawResponsesStreamEvent RunItemStreamEvent StreamEvent ToolProgressStreamEvent"
+        ),
         "runstream.run.worker": "Worker",
         "runstream.sessions.base": "Session SessionABC SessionSettings",
         "runstream.sessions.memory": "InMemorySession",

@@ -22,9 +22,6 @@ import runstream
 FACTS: dict[str, dict[str, str]] = json.loads((Path(__file__).parents[1] / "data/sdk_signatures.json").read_text())
 
 MISSING = {
-    "Agent.as_tool": "agents as tools are not there yet",
-    "RunResult.agent_tool_invocation": "agents as tools are not there yet",
-    "RunResultStreaming.agent_tool_invocation": "agents as tools are not there yet",
     "RunResultStreaming.ensure_sandbox_cleanup_on_completion": "sandboxes are not there yet",
     "RunResultStreaming.()": "only Runner.run_streamed makes one",
     "OpenAIProvider.agent_registration": "the registration of agents with OpenAI is not there yet",

@@ -17,6 +17,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "agents": ("runstream", "runstream.compat.tracing", "runstream.compat.event_log"),
     "agents.agent": ("runstream.agent.agent", "runstream.agent.prompt"),
     "agents.agent_output": ("runstream.agent.output",),
+    "agents.agent_tool_input": ("runstream.agent.agent_tool_input",),
     "agents.decorators": ("runstream.compat.decorators",),
     "agents.exceptions": ("runstream.errors", "runstream.agent.guardrail"),
     "agents.extensions": (),
@@ -71,7 +72,7 @@ OURS = frozenset(
     (
         *("AgentStart", "Clock", "CursorExpired", "ErrorInfo", "Event", "InMemorySession", "ItemAdded", "MissingExtra"),
         *("ModelBatch", "ModelRequest", "ModelStreamBroken", "ModelStreamFailed", "ModelStreamTruncated"),
-        *("RunEnd", "RunStart", "install_as_agents"),
+        *("RunEnd", "RunStart", "ToolProgress", "ToolProgressStreamEvent", "install_as_agents"),
     )
 )
 """Names that only we have: `agents.NAME` works, but `from agents import *` leaves out what nobody expects there."""

@@ -18,6 +18,7 @@ from runstream.agent.guardrail import (
 )
 from runstream.agent.items import ItemHelpers, ModelResponse, RunItem, ToolApprovalItem, TResponseInputItem
 from runstream.agent.stream_guardrail import StreamGuardrailResult
+from runstream.agent.tool_context import ToolContext
 from runstream.errors import RunErrorDetails, RunSealed, UserError
 from runstream.run.active import ActiveRun, CancelMode
 from runstream.run.config import DEFAULT_MAX_TURNS
@@ -31,11 +32,21 @@ from runstream.run.standing import Standing
 from runstream.run.state import RunState
 from runstream.run.stream_events import EventReader, StreamEvent, StreamReader
 
-__all__ = ["RunResult", "RunResultBase", "RunResultStreaming", "ToInputListMode"]
+__all__ = ["AgentToolInvocation", "RunResult", "RunResultBase", "RunResultStreaming", "ToInputListMode"]
 
 T = TypeVar("T")
 
 ToInputListMode = Literal["preserve_all", "normalized"]
+
+
+@dataclass(frozen=True)
+class AgentToolInvocation:
+    """The call that a nested run carries out."""
+
+    tool_name: str
+    tool_call_id: str
+    tool_arguments: str
+    """The arguments as the model wrote them: JSON text."""
 
 
 class RunResultBase:
@@ -55,6 +66,14 @@ class RunResultBase:
     def last_agent(self) -> Agent[Any]:
         """The agent that was active last."""
         raise TypeError(f"{type(self).__name__} has no last_agent")
+
+    @property
+    def agent_tool_invocation(self) -> AgentToolInvocation | None:
+        """The call that this run carries out, where its agent runs as a tool; None for other runs."""
+        context = self.context_wrapper
+        if not isinstance(context, ToolContext):
+            return None
+        return AgentToolInvocation(context.tool_name, context.tool_call_id, context.tool_arguments)
 
     @property
     def last_response_id(self) -> str | None:

@@ -20,8 +20,6 @@ from runstream.agent.tool_context import ToolContext
 from runstream.errors import ModelBehaviorError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
     from runstream.agent.context import RunContextWrapper
 
 
@@ -251,21 +249,11 @@ def test_a_tool_can_be_unwrapped() -> None:
     assert inspect.unwrap(cast("Any", tool)) is add
 
 
-def generator() -> Iterator[int]:
-    yield 1
-
-
-async def async_generator() -> AsyncIterator[int]:
-    yield 1
-
-
 @pytest.mark.parametrize(
     ("function", "message"),
     [
         (functools.partial(add, 1), "Use an explicit wrapper function"),
         (functools.update_wrapper(Doubler(), add), "Use an explicit wrapper function"),
-        (generator, "is a generator"),
-        (async_generator, "is a generator"),
         (function_tool(add), "'add' is a tool already"),
         ("add", "expects a function, not 'add'"),
     ],

@@ -25,6 +25,7 @@ from runstream.events.event import (
     ItemAdded,
     RunEnd,
     RunStart,
+    ToolProgress,
 )
 from runstream.events.model_event import UnknownModelEvent, build_event
 
@@ -110,6 +111,7 @@ EVENTS = [
     event(19, "approval.resolved", ApprovalResolved("call_1", "pay", False, True, "Too much.", 3)),
     event(20, "approval.resolved", ApprovalResolved("call_1", "pay", True)),
     event(21, "input.added", InputAdded([{"role": "user", "content": "Wait!"}], 4)),
+    event(22, "tool.progress", ToolProgress("call_2", "search", {"done": 3, "of": 10}, 1), path=("call_1",)),
 ]
 # What version 1 wrote before these fields came to it.
 _ADDED = {"options", "resumed", "history", "next_model"}

@@ -19,9 +19,13 @@ from runstream.events.event import (
     RunEnd,
     RunStart,
     RunStatus,
+    ToolProgress,
 )
 
-_CLASSES = (RunStart, AgentStart, ItemAdded, ErrorInfo, RunEnd, AttemptDiscarded, ApprovalResolved, InputAdded)
+_CLASSES = (
+    *(RunStart, AgentStart, ItemAdded, ErrorInfo, RunEnd),
+    *(AttemptDiscarded, ApprovalResolved, InputAdded, ToolProgress),
+)
 
 
 def test_wire_strings() -> None:
@@ -36,6 +40,7 @@ def test_wire_strings() -> None:
         "MODEL": "model",
         "RUN_END": "run.end",
         "RUN_START": "run.start",
+        "TOOL_PROGRESS": "tool.progress",
     }
     assert get_args(RunStatus) == ("completed", "failed", "cancelled", "interrupted")
 
@@ -52,6 +57,7 @@ def test_names_of_the_fields() -> None:
         "AttemptDiscarded": ["from_seq", "reason", "detail", "next_model"],
         "ApprovalResolved": ["call_id", "tool_name", "approved", "always", "message", "command"],
         "InputAdded": ["items", "command"],
+        "ToolProgress": ["call_id", "tool_name", "data", "dropped"],
     }
 
 

@@ -33,8 +33,11 @@ class Stored:
         return self.events[-1].data if self.events and self.events[-1].kind == RUN_END else None
 
 
-def broken_laws(run: Stored) -> list[str]:
-    """Dense seqs; one start, one end; calls answered once; the text that readers saw is what was said."""
+def broken_laws(run: Stored, *, may_be_given_up: bool = False) -> list[str]:
+    """Dense seqs; one start, one end; calls answered once; the text that readers saw is what was said.
+
+    `may_be_given_up`: a run shares its worker, and its worker's fate, with one that kills it.
+    """
     broken: list[str] = []
     events = run.events
     seqs = [event.seq for event in events]
@@ -52,7 +55,8 @@ def broken_laws(run: Stored) -> list[str]:
     is_poison = run.run_id.startswith("poison")
     if is_poison and (end is None or end.error is None or end.error.type != "RunAbandoned"):
         broken.append(f"{run.run_id}: it kills its workers and was not given up: {end}")
-    elif end is not None and end.status != "completed" and not is_poison:
+    given_up = end is not None and end.error is not None and end.error.type == "RunAbandoned"
+    if end is not None and end.status != "completed" and not is_poison and not (may_be_given_up and given_up):
         broken.append(f"{run.run_id}: it ended as {end.status}: {end.error}")
     broken += [f"{run.run_id}: {fault}" for fault in _calls(events)]
     broken += [f"{run.run_id}: {fault}" for fault in _text(events, end)]

@@ -183,8 +183,8 @@ class Trial:
 
     async def submit(self, run_id: str) -> None:
         """One run more, which readers follow."""
-        self._submitted.append(run_id)
         await self._insist(lambda: self._submit(run_id))
+        self._submitted.append(run_id)
         self._open.add(run_id)
         self._runs.write(run_id)
 
@@ -281,7 +281,10 @@ class Trial:
             event.kind == "attempt.discarded" for run in runs.values() for event in run.events
         )
         for run in runs.values():
-            report.broken += broken_laws(run)
+            report.broken += broken_laws(run, may_be_given_up=self.plan.max_deliveries < 10)
+            error = None if run.end is None else run.end.error
+            if error is not None and not run.run_id.startswith("poison"):
+                report.counts["runs given up with their neighbours"] += 1
             report.counts["handed over"] += len({*run.epochs}) > run.deliveries
             if self.delivers_once and run.deliveries != 1:
                 report.broken.append(f"{run.run_id} was delivered {run.deliveries} times")

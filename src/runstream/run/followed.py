@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from runstream.agent.agent import Agent
 from runstream.agent.context import RunContextWrapper
-from runstream.agent.items import RunItem, ToolApprovalItem
+from runstream.agent.items import RunItem, ToolApprovalItem, ToolCallOutputItem
 from runstream.agent.usage import Usage
 from runstream.errors import AgentsException, RunErrorDetails, RunSealed, UserError
-from runstream.events.event import APPROVAL_RESOLVED, RUN_END, Event
+from runstream.events.event import APPROVAL_RESOLVED, ITEM, RUN_END, Event
 from runstream.log.base import Command, Log, RunRecord, Segment, Store
 from runstream.log.cursor import Cursor, resolve
 from runstream.log.fold import RunFold
@@ -65,6 +65,8 @@ class FollowedRun:
         self.error: BaseException | None = None
         self.final_output: Any = None
         self.gate_seq = float("inf")
+        self.nested_requests: dict[str, ToolApprovalItem] = {}
+        """By call id: what agents that run as tools wait for."""
         self._folded_seq = record.first_seq - 1
         self._epochs: list[tuple[int, int]] = list(record.epochs)
         self._places: list[Place] = []
@@ -96,6 +98,9 @@ class FollowedRun:
                 self._epochs.append((segment.epoch, segment.first_seq))
 
     def _fold(self, event: Event) -> None:
+        if event.path:
+            self._fold_nested(event)
+            return
         before = len(self.fold.responses)
         apply(self.fold, event, self.book)
         for response in self.fold.responses[before:]:
@@ -104,6 +109,17 @@ class FollowedRun:
             restore_approvals(self.fold, self.context)
         elif event.kind == RUN_END:
             self._end(event)
+
+    def _fold_nested(self, event: Event) -> None:
+        requests = self.nested_requests
+        if event.kind == APPROVAL_RESOLVED:
+            requests.pop(event.data.call_id, None)
+        elif event.kind == ITEM:
+            request = event.live
+            if isinstance(request, ToolApprovalItem) and request.call_id is not None:
+                requests[request.call_id] = request
+            elif isinstance(request, ToolCallOutputItem):
+                requests.pop(request.call_id or "", None)
 
     def _end(self, event: Event) -> None:
         if event.data.error is None:
@@ -175,7 +191,8 @@ class FollowedRun:
         if self.fold.end is not None and self.fold.end.status != "interrupted":
             return []
         answered = {answer.call_id for answer in self.fold.approvals}
-        return [item for item in self.fold.items if isinstance(item, ToolApprovalItem) and item.call_id not in answered]
+        own = [item for item in self.fold.items if isinstance(item, ToolApprovalItem) and item.call_id not in answered]
+        return [*own, *self.nested_requests.values()]
 
     def error_details(self) -> RunErrorDetails:
         return RunErrorDetails(

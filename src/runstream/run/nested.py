@@ -22,12 +22,13 @@ from runstream.log.nested import NestedLog
 from runstream.run.active import ActiveRun, Durable
 from runstream.run.config import RunConfig
 from runstream.run.feed import StoredFeed
+from runstream.run.followed import FollowedRun
 from runstream.run.resume import open_requests, pending_requests
 from runstream.run.scope import Scope
 from runstream.run.standing import Standing
 from runstream.run.state import RunState
 
-__all__ = ["Nesting", "nesting_of", "owner_of", "requests_of", "still_waits"]
+__all__ = ["Nesting", "nesting_of", "owner_of", "pending_of", "requests_of", "still_waits"]
 
 
 class Nesting:
@@ -100,6 +101,16 @@ def requests_of(at: Standing) -> list[ToolApprovalItem]:
     found = pending_requests(at.fold, at.context)
     for inner in at.nested.values():
         found += requests_of(inner)
+    return found
+
+
+def pending_of(run: ActiveRun | FollowedRun) -> list[ToolApprovalItem]:
+    """The requests that nobody has decided, those of nested runs too."""
+    found = pending_requests(run.fold, run.context)
+    if isinstance(run, FollowedRun):
+        return [*found, *run.nested_requests.values()]
+    for at in run.suspended.values():
+        found += requests_of(at)
     return found
 
 

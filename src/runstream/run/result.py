@@ -26,8 +26,9 @@ from runstream.run.followed import FollowedRun
 from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.history import ends_incomplete, input_items_of, latest_text
 from runstream.run.inbox import approval_command, approval_of, input_command
+from runstream.run.nested import pending_of
 from runstream.run.readers import RunTask
-from runstream.run.resume import open_requests, pending_requests, waiting_message
+from runstream.run.resume import open_requests, waiting_message
 from runstream.run.standing import Standing
 from runstream.run.state import RunState
 from runstream.run.stream_events import EventReader, StreamEvent, StreamReader
@@ -383,7 +384,7 @@ class RunResultStreaming(RunResultBase):
     @property
     def pending_approvals(self) -> list[ToolApprovalItem]:
         """The calls that wait for a person now; those that a run has ended for are in `interruptions`."""
-        return [] if self._run.ended else pending_requests(self._run.fold, self._run.context)
+        return [] if self._run.ended else pending_of(self._run)
 
     async def approve(self, call: ToolApprovalItem | str, *, always: bool = False) -> None:
         """Let a call be made that waits for approval; with `always`, all later calls of the tool by that agent.
@@ -403,13 +404,13 @@ class RunResultStreaming(RunResultBase):
         run = self._run
         call_id = call if isinstance(call, str) else call.call_id
         if run.ended:
-            if open_requests(run.fold):
+            if open_requests(run.fold) or run.interruptions:
                 raise UserError(
                     "the run has ended, to be gone on with: answer in its state (result.to_state()), and give that to "
                     "a runner"
                 )
             raise RunSealed(run.run_id)
-        waiting = pending_requests(run.fold, run.context)
+        waiting = pending_of(run)
         request = next((each for each in waiting if each is call or each.call_id == call_id), None)
         given = [] if isinstance(run, FollowedRun) else run.inbox.answers
         if request is None:

@@ -1,7 +1,8 @@
 """Going on with what a stream had shown when it broke: the partial text becomes the answer, marked incomplete.
 
-Kept are complete messages, and the text of the one that was under way. A response that had begun to call a tool is not
-kept: half of its intention is worse than an error. Neither is one that must have a structure: half a JSON has none.
+Kept are complete messages, and the text of the one that was under way; the last of them is marked incomplete. Not kept
+is a response that had begun to call a tool: half of its intention is worse than an error. Nor one that must have a
+structure: half a JSON has none.
 """
 
 from __future__ import annotations
@@ -126,8 +127,16 @@ class _KeptBatches:
             tools=[],
             usage=None,
         )
-        response.output = [messages[index] for index in sorted(messages)]
+        *kept, last = [messages[index] for index in sorted(messages)]
+        # Complete or not, it is not all that was to come.
+        response.output = [*kept, _incomplete(last)]
         return ResponseCompletedEvent.model_construct(response=response, sequence_number=0, type="response.completed")
+
+
+def _incomplete(message: Any) -> Any:
+    if isinstance(message, dict):
+        return {**cast("dict[str, Any]", message), "status": "incomplete"}
+    return message.model_copy(update={"status": "incomplete"})
 
 
 def _ended(batch: ModelBatch | None, end: Any) -> ModelBatch:

@@ -109,4 +109,8 @@ class Guarded(Generic[T]):
 
 
 async def _awaited(step: Any) -> Any:
-    return await step
+    try:
+        return await step
+    except asyncio.CancelledError as error:
+        # A cancelled task keeps its error, which must not keep the frames of the source and what they hold.
+        raise error.with_traceback(None) from None

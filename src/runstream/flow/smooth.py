@@ -290,7 +290,9 @@ class _Reading:
             self._is_over = True
             self._error = error
         finally:
-            self._task = None
+            # What was cancelled keeps its error, that this frame, and this must not keep the source.
+            self._task = self._room = None
+            del source
             self._wake()
 
     # Leaving.

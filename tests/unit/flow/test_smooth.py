@@ -440,6 +440,20 @@ async def test_the_pause_of_the_turn_holds() -> None:
     assert len(desk.model.calls) == 1
 
 
+async def test_break_while_the_bound_is_reached_abandons_the_run() -> None:
+    """The reading ahead waits for room then, and holds nothing all the same."""
+    clock = FakeClock()
+    model = ScriptedModel([Turn([Message("word " * 20_000)])], clock=clock)
+    result = Runner.run_streamed(Agent(name="Ann", model=model), "hi", run_config=RunConfig(clock=clock))
+    seen = 0
+    async for event in smooth(result.stream_events(), clock=clock, rate=0.1, max_lag_s=1000.0):
+        seen += isinstance(getattr(event, "data", None), ResponseTextDeltaEvent)
+        if seen == 2:
+            break
+    await clock.settle()
+    assert result.is_complete
+
+
 @given(
     st.lists(
         st.tuples(

@@ -93,6 +93,12 @@ if TYPE_CHECKING:
     from runstream.agent.retry import retry_policies as retry_policies
     from runstream.agent.settings import ModelSettings as ModelSettings
     from runstream.agent.settings import get_default_model as get_default_model
+    from runstream.agent.stream_guardrail import HoldBackInfo as HoldBackInfo
+    from runstream.agent.stream_guardrail import StreamedText as StreamedText
+    from runstream.agent.stream_guardrail import StreamGuardrail as StreamGuardrail
+    from runstream.agent.stream_guardrail import StreamGuardrailResult as StreamGuardrailResult
+    from runstream.agent.stream_guardrail import Window as Window
+    from runstream.agent.stream_guardrail import stream_guardrail as stream_guardrail
     from runstream.agent.tool import FunctionTool as FunctionTool
     from runstream.agent.tool import FunctionToolCustomDataContext as FunctionToolCustomDataContext
     from runstream.agent.tool import FunctionToolCustomDataExtractor as FunctionToolCustomDataExtractor
@@ -209,6 +215,9 @@ _EXPORTS: dict[str, str] = {
             "ToolInputGuardrailTripwireTriggered ToolOutputGuardrail ToolOutputGuardrailData "
             "ToolOutputGuardrailResult ToolOutputGuardrailTripwireTriggered input_guardrail output_guardrail "
             "tool_input_guardrail tool_output_guardrail"
+        ),
+        "runstream.agent.stream_guardrail": (
+            "HoldBackInfo StreamGuardrail StreamGuardrailResult StreamedText Window stream_guardrail"
         ),
         "runstream.agent.handoff": "Handoff HandoffInputData HandoffInputFilter handoff",
         "runstream.agent.hooks": "AgentHooks RunHooks",

@@ -13,6 +13,7 @@ import pytest
 import runstream
 
 PINNED = """
+HoldBackInfo StreamGuardrail StreamGuardrailResult StreamedText Window stream_guardrail
 Agent AgentBase AgentHookContext AgentHooks AgentOutputSchema AgentOutputSchemaBase AgentStart AgentToolInvocation
 AgentToolStreamEvent AgentUpdatedStreamEvent AgentsException ApprovalResolved AttemptDiscarded CallModelData Clock
 CodeInterpreterTool CompactionItem Cursor CursorExpired CursorInvalid DynamicPromptFunction ErrorInfo Event

@@ -226,7 +226,7 @@ async def check_output(run: ActiveRun, keeper: SessionKeeper, output: Any) -> No
     guardrails = output_guardrails_of(run.config, agent)
     if not guardrails:
         return
-    checks = [(each.get_name(), each.run(run.context, agent, copy.copy(output))) for each in guardrails]
+    checks = [(each.get_name(), each.run(run.context, agent, output)) for each in guardrails]
     keeper.is_held = run.guardrails.withheld = True
     try:
         await _all_pass(run, _Checks(run, checks, run.guardrails.output, OutputGuardrailTripwireTriggered))

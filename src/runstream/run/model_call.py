@@ -20,7 +20,9 @@ from runstream.flow.wrapped import ask, model_name
 from runstream.run.active import ActiveRun, broken_event
 from runstream.run.config import CallModelData, ModelInputData
 from runstream.run.decide import Toolbox
+from runstream.run.guardrails import stream_guardrails_of
 from runstream.run.history import Conversation, latest_of_each
+from runstream.run.hold_back import HoldBack, check_response
 from runstream.run.reliability import Attempts, reliable
 
 __all__ = ["call_model", "input_of", "model_of", "request_of"]
@@ -110,11 +112,17 @@ async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: M
     asked = reliable(run, agent, model, request)
     run.attempt = 1
     attempts = Attempts(run)
+    guardrails = stream_guardrails_of(run.config, agent)
     listens = attempt_listener.set(attempts.note)
     try:
         if run.streamed:
-            return await _stream(run, asked, request, attempts)
+            batches = open_batches(asked, request)
+            if guardrails:
+                batches = HoldBack(run, agent, guardrails, batches)
+            return await _stream(run, batches, request, attempts)
         response = await ask(asked, request)
+        if guardrails:
+            response = await check_response(run, agent, guardrails, response)
         attempts.begin()
         response.answered_by = model_name(model)
         run.emit_response(response.to_completed_event(), response)
@@ -123,11 +131,12 @@ async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: M
         attempt_listener.reset(listens)
 
 
-async def _stream(run: ActiveRun, model: Model, request: ModelRequest, attempts: Attempts) -> ModelResponse:
+async def _stream(
+    run: ActiveRun, batches: ModelBatches, request: ModelRequest, attempts: Attempts
+) -> ModelResponse:
     from runstream.events.model_event import DELTA_CLASSES
 
     count = len(run.fold.responses)
-    batches = open_batches(model, request)
     unread = 0
     async with aclosing(cast("Any", batches)):
         async for batch in batches:

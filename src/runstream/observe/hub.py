@@ -9,15 +9,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from runstream.clock import Clock, system_clock
 from runstream.observe.metrics import FoldListener, MetricsFold
 from runstream.observe.sketch import Sketch
 
 if TYPE_CHECKING:
+    from runstream.flow.breaker import CircuitBreaker
     from runstream.observe.figures import AttemptMetrics, ToolMetrics
     from runstream.observe.metrics import RunMetrics
     from runstream.observe.observers import EventSink, ObservedRun
@@ -142,8 +143,8 @@ class LiveRun:
 class Metrics:
     """Observes runs: `set_observers([metrics])`, then `metrics.snapshot()` at any time.
 
-    `window_s` is the length of the sliding window; a pause of `stall_s` within an answer is a stall. `breakers` names
-    functions that give the state of a circuit breaker: "closed", "open" or "half_open".
+    `window_s` is the length of the sliding window; a pause of `stall_s` within an answer is a stall. `breakers` are the
+    circuit breakers whose state is shown: `CircuitBreakers`, or functions that give it ("closed", "open", "half_open").
     """
 
     def __init__(
@@ -152,12 +153,12 @@ class Metrics:
         window_s: float = 300.0,
         stall_s: float = 2.0,
         clock: Clock = system_clock,
-        breakers: Mapping[str, Callable[[], str]] | None = None,
+        breakers: Mapping[str, Callable[[], str]] | Iterable[CircuitBreaker] = (),
     ) -> None:
         self.window_s = window_s
         self.stall_s = stall_s
         self.clock = clock
-        self.breakers = dict(breakers or {})
+        self._breakers = breakers
         self.live: dict[str, LiveRun] = {}
         self.total = Tally()
         self._lock = threading.Lock()
@@ -213,6 +214,14 @@ class Metrics:
         """The figures of the runs that go on, the oldest first. To be called in their event loop."""
         return [(run.fold.metrics, run) for run in list(self.live.values())]
 
+    def breaker_states(self) -> dict[str, str]:
+        """The state of each circuit breaker, by its endpoint or name."""
+        breakers = self._breakers
+        if isinstance(breakers, Mapping):
+            states = cast("Mapping[str, Callable[[], str]]", breakers)
+            return {name: state() for name, state in states.items()}
+        return {breaker.endpoint: breaker.state for breaker in breakers}
+
     def snapshot(self, window_s: float | None = None) -> Snapshot:
         """The figures of the last `window_s` seconds (the whole window, if None or longer)."""
         now = self.clock.now()
@@ -259,7 +268,7 @@ class Metrics:
             discarded=int(tally.sum_of("discarded")),
             fallbacks=int(tally.sum_of("fallbacks")),
             tools={key[1]: sketch for key, sketch in tally.durations.items() if key[0] == "tool"},
-            breakers={name: state() for name, state in self.breakers.items()},
+            breakers=self.breaker_states(),
         )
 
 

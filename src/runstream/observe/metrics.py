@@ -325,7 +325,11 @@ class MetricsFold:
             else:
                 self._open_tools.setdefault((event.path, key), []).append(tool)
         elif kind == "tool_call_output_item":
-            waiting = self._open_tools.get((event.path, str(read_field(raw, "call_id"))))
+            key = str(read_field(raw, "call_id"))
+            nested = self._lanes.pop((*event.path, key), None)
+            if nested is not None:
+                self._end_lane(nested, "broken", event.at)
+            waiting = self._open_tools.get((event.path, key))
             if waiting:
                 self._end_tool(waiting.pop(0), event.at)
         elif kind == "handoff_output_item":
@@ -350,11 +354,14 @@ class MetricsFold:
         self._end = event.data
         broken = "cancelled" if event.data.status == "cancelled" else "broken"
         for lane in self._lanes.values():
-            self._end_attempt(lane, broken, event.at)
-            if lane.turn is not None and lane.turn.ended_at is None:
-                lane.turn.ended_at = event.at
+            self._end_lane(lane, broken, event.at)
         if self._listener is not None:
             self._listener.run_ended(self.metrics)
+
+    def _end_lane(self, lane: Lane, outcome: str, at: float) -> None:
+        self._end_attempt(lane, outcome, at)
+        if lane.turn is not None and lane.turn.ended_at is None:
+            lane.turn.ended_at = at
 
     # The figures.
 

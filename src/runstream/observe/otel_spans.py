@@ -344,7 +344,11 @@ class RunSpans:
         if kind == "tool_call_item":
             self._start_tool(event, lane)
         elif kind == "tool_call_output_item":
-            waiting = self._tools.get((event.path, str(read_field(raw, "call_id"))))
+            key = str(read_field(raw, "call_id"))
+            nested = self._lanes.pop((*event.path, key), None)
+            if nested is not None:
+                self._end_agent(nested, at)
+            waiting = self._tools.get((event.path, key))
             if waiting:
                 tool = waiting.pop(0)
                 if self._content:

@@ -10,6 +10,7 @@ import pytest
 
 from runstream import Agent, Runner
 from runstream.events.event import ErrorInfo, Event, RunEnd, RunStart
+from runstream.flow.breaker import CircuitBreakers
 from runstream.observe import Metrics, ObservedRun, set_observers
 from runstream.testing import FakeClock, ScriptedModel, Turn
 
@@ -122,3 +123,13 @@ def test_breakers_are_asked_for_their_state() -> None:
     assert metrics.snapshot().breakers == {"gpt": "closed"}
     states[0] = "open"
     assert metrics.snapshot().breakers == {"gpt": "open"}
+
+
+def test_the_breakers_of_the_models() -> None:
+    """`CircuitBreakers` are taken as they are, those that are made later, too."""
+    breakers = CircuitBreakers()
+    metrics = Metrics(breakers=breakers)
+    assert metrics.snapshot().breakers == {}
+    model = ScriptedModel(["x"])
+    breakers.of(model).open()
+    assert set(metrics.snapshot().breakers.values()) == {"open"}

@@ -12,7 +12,7 @@ import pytest
 from runstream import Agent, RunConfig, Runner, function_tool
 from runstream.errors import UserError
 from runstream.events.event import Event
-from runstream.observe import Metrics, ObservedRun, observe, replay, set_observers
+from runstream.observe import Metrics, ObservedRun, RunMetrics, observe, replay, set_observers
 from runstream.testing import FakeClock, ScriptedModel, ToolCall, Turn
 
 
@@ -176,3 +176,21 @@ async def test_replay_gives_a_stored_log_to_observers() -> None:
     one, other = live.totals(), later.totals()
     assert one.counts == other.counts
     assert one.sketch_of("first", "text").buckets == other.sketch_of("first", "text").buckets
+
+
+async def test_a_nested_run_is_seen_through_the_run_that_called_it() -> None:
+    """An agent that runs as a tool begins no run of its own; its turns are told apart by their path."""
+    inner = Agent(name="Inner", model=ScriptedModel(["It is late."], clock=FakeClock()))
+    notes = Notes()
+    set_observers([notes])
+    outer = desk(
+        Turn([ToolCall("ask_inner", {"input": "When?"}, call_id="call_1")]),
+        "Late.",
+        tools=[inner.as_tool("ask_inner", "Ask.")],
+    )
+    await Runner.run(outer, "hi")
+    await asyncio.sleep(0)
+    assert len(notes.runs) == 1
+    metrics = RunMetrics.of(notes.events)
+    assert [(turn.agent, turn.path) for turn in metrics.turns] == [("Desk", ()), ("Inner", ("call_1",)), ("Desk", ())]
+    assert all(turn.ended_at is not None for turn in metrics.turns)

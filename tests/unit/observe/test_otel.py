@@ -319,3 +319,20 @@ async def test_runs_in_config_of_a_store_are_traced_too(collected: Collected) ->
     await Runner.run(agent, "hi", run_config=RunConfig(store="memory://traced"))
     await asyncio.sleep(0)
     assert collected.parent_of("turn 1") == "invoke_agent Desk"
+
+
+async def test_a_nested_agent_hangs_under_its_call(collected: Collected) -> None:
+    """An agent that runs as a tool has its agent, turn and call below the span of the tool call."""
+    clock = FakeClock()
+    inner = Agent(name="Inner", model=ScriptedModel(["It is late."], clock=clock, name="inner"))
+    outer = Agent(
+        name="Outer",
+        model=ScriptedModel([Turn([ToolCall("ask_inner", {"input": "When?"})]), "Late."], clock=clock, name="outer"),
+        tools=[inner.as_tool("ask_inner", "Ask.")],
+    )
+    await Runner.run(outer, "hi", run_config={"clock": clock})
+    await asyncio.sleep(0)
+    assert collected.parent_of("invoke_agent Inner") == "execute_tool ask_inner"
+    assert [span.name for span in collected.spans].count("invoke_workflow") == 1
+    inner_span = collected.named("invoke_agent Inner")
+    assert (inner_span.end_time or 0) <= (collected.named("execute_tool ask_inner").end_time or 0)

@@ -60,7 +60,7 @@ async def restarts(trial: Trial, count: int, server: RedisServer) -> None:
 async def failovers(trial: Trial, count: int, proxy: Proxy, servers: list[RedisServer]) -> None:
     """So many times the primary dies, and a replica takes its place that has not had its last 0.3 s."""
     primary, replica = servers
-    for number in range(count):
+    for _ in range(count):
         await trial.next_moment("model")
         await asyncio.sleep(trial.random.random() * 0.1)
         replica.command("REPLICAOF", "NO", "ONE")
@@ -68,8 +68,6 @@ async def failovers(trial: Trial, count: int, proxy: Proxy, servers: list[RedisS
         primary.kill()
         proxy.lead_to(replica.port)
         trial.counts["failovers"] += 1
-        if number + 1 == count:
-            break
         await asyncio.sleep(trial.random.uniform(0.5, 1.5))
         primary, replica = replica, primary
         await asyncio.to_thread(replica.start)

@@ -57,10 +57,12 @@ class LeaseKeeper:
                 self._thread = threading.Thread(target=self._work, name="runstream leases", daemon=True)
                 self._thread.start()
 
-    def drop(self, run_id: str) -> None:
-        """Keep it no longer."""
+    def drop(self, run_id: str, epoch: int) -> None:
+        """Keep it no longer; one that was claimed anew since is another lease."""
         with self._changed:
-            self._leases.pop(run_id, None)
+            lease = self._leases.get(run_id)
+            if lease is not None and lease.epoch == epoch:
+                del self._leases[run_id]
 
     def close(self) -> None:
         """Stop, and wait for the thread."""

@@ -150,7 +150,7 @@ async def begin(
             or record.deliveries <= max_deliveries
             or isinstance(error, StoreUnavailable)
         ):
-            host.remove(record.run_id)
+            host.drop(record.run_id, claim.epoch)
             raise
         # Nobody can read what it is to do, and it must end all the same.
         run = _active(claim, book, config, Job(""), None, context=None, session=None, hooks=None)

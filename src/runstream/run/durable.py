@@ -92,7 +92,7 @@ class DurableRun:
     def leave(self) -> None:
         """The run is over, here at least."""
         self.writer.close()
-        self._host.remove(self.run_id)
+        self._host.remove(self, self.writer.epoch)
 
     async def hand_back(self) -> None:
         """Let another worker go on with the run. What is in the log is kept first."""

@@ -87,20 +87,28 @@ class StoreHost:
 
     def add(self, run: Hosted, epoch: int, lease_s: float, limit_s: float | None) -> None:
         """A run is carried out here from now on: its lease is kept and its commands are brought."""
+        before = self._runs.get(run.run_id)
         self._runs[run.run_id] = run
+        if before is not None:
+            before.lose(LeaseLost(run.run_id))  # this process has taken it over from itself
         self.hold(run.run_id, epoch, lease_s, limit_s)
         if self._pump is None:
             self._pump = self._loop.create_task(self._bring_commands(), name="runstream commands")
         self._wake.set()
 
-    def remove(self, run_id: str) -> None:
+    def remove(self, run: Hosted, epoch: int) -> None:
         """It is not any more."""
-        self._runs.pop(run_id, None)
-        for keeper in self._keepers.values():
-            keeper.drop(run_id)
+        if self._runs.get(run.run_id) is run:
+            del self._runs[run.run_id]
+        self.drop(run.run_id, epoch)
         if not self._runs and self._pump is not None:
             self._pump.cancel()
             self._pump = None
+
+    def drop(self, run_id: str, epoch: int) -> None:
+        """Keep the lease of that epoch no longer."""
+        for keeper in self._keepers.values():
+            keeper.drop(run_id, epoch)
 
     def _lost(self, run_id: str) -> None:
         self._in_loop(self._tell_lost, run_id)

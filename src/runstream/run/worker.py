@@ -214,4 +214,5 @@ class Worker:
         except AgentsException as error:
             _logger.error("the run %s: %s", run.run_id, error)
         finally:
-            self._runs.pop(run.run_id, None)
+            if self._runs.get(run.run_id) is run:
+                del self._runs[run.run_id]  # else this worker has taken it over from itself

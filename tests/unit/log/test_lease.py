@@ -51,16 +51,17 @@ def keeper_of(heart: Any, *, lease_s: float = 1e6, now: Callable[[], float] = la
 
 
 def test_every_lease_is_renewed_for_its_epoch_until_it_is_dropped() -> None:
-    """All in one call; a run that is dropped is in it no more."""
+    """All in one call; a run that is dropped is in it no more, unless that was an older claim of it."""
     heart = Heart()
     with keeper_of(heart) as keeper:
         keeper.hold("a", 1)
         keeper.hold("b", 7)
         keeper.beat()
-        keeper.drop("a")
-        keeper.drop("unknown")
+        keeper.drop("a", 1)
+        keeper.drop("b", 6)
+        keeper.drop("unknown", 1)
         keeper.beat()
-        keeper.drop("b")
+        keeper.drop("b", 7)
         keeper.beat()
     assert heart.beats == [[("a", 1), ("b", 7)], [("b", 7)]]
     assert heart.lease_s == [1e6, 1e6]

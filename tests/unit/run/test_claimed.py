@@ -18,6 +18,7 @@ from runstream.log.base import Claim, Command, NewRun
 from runstream.log.memory_store import MemoryStore
 from runstream.log.wrap import StoreWrapper
 from runstream.run.claimed import Job, job_of
+from runstream.run.host import host_of
 from runstream.run.result import RunResultStreaming
 from runstream.run.worker import Worker
 from runstream.testing import FakeClock, ScriptedModel, ToolCall, Turn
@@ -151,6 +152,33 @@ async def test_a_run_that_another_worker_holds_cannot_be_resumed(fleet: Fleet) -
         await Runner.resume("run", desk(fleet), store=fleet.store, run_config=fleet.config())
     with pytest.raises(UserError, match="none of those"):
         await Runner.resume("run", Agent(name="Other"), store=fleet.store, run_config=fleet.config())
+
+
+async def test_a_worker_that_takes_a_run_over_from_itself(fleet: Fleet) -> None:
+    """Its lease ran out in a long standstill: what it had begun before is let go, and what it does now is kept."""
+    agent = desk(fleet, Turn(("one two three four five six",), every_s=0.1))
+    await Runner.submit(agent, "hi", store=fleet.store, run_id="run")
+    async with working(fleet.worker(agent)) as worker:
+        result = await fleet.attach()
+        reader = result.events()
+        async for event in reader:
+            if event.seq == 6:
+                break
+        fleet.store._core.runs["run"].lease_until = 0.0
+        await Runner.submit(agent, "hi", store=fleet.store, run_id="other")  # wakes the claim
+        async for event in reader:
+            if event.kind == "attempt.discarded":
+                break
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert "run" in worker.run_ids
+        keepers = host_of(fleet.store, fleet.clock)._keepers.values()
+        assert [keeper._leases["run"].epoch for keeper in keepers] == [(await fleet.store.find("run")).epoch]
+        await result.wait()
+        assert result.final_output == "one two three four five six"
+        await (await fleet.attach("other")).wait()
+    record = await fleet.store.find("run")
+    assert (record.status, len(record.epochs)) == ("completed", 2)
 
 
 async def test_a_run_is_deleted_under_its_worker_and_its_readers(fleet: Fleet) -> None:

@@ -153,6 +153,15 @@ if TYPE_CHECKING:
     from runstream.events.event import RunEnd as RunEnd
     from runstream.events.event import RunStart as RunStart
     from runstream.events.event import ToolProgress as ToolProgress
+    from runstream.flow.gather import gather as gather
+    from runstream.flow.merge import Tagged as Tagged
+    from runstream.flow.merge import merge as merge
+    from runstream.flow.outcome import Outcome as Outcome
+    from runstream.flow.pipe import Operator as Operator
+    from runstream.flow.pipe import pipe as pipe
+    from runstream.flow.race import NoGoodAnswer as NoGoodAnswer
+    from runstream.flow.race import race as race
+    from runstream.flow.smooth import smooth as smooth
     from runstream.log.base import Retention as Retention
     from runstream.log.base import RunRecord as RunRecord
     from runstream.log.base import Store as Store
@@ -261,6 +270,12 @@ _EXPORTS: dict[str, str] = {
             "AgentStart ApprovalResolved AttemptDiscarded ErrorInfo Event InputAdded ItemAdded RunEnd RunStart "
             "ToolProgress"
         ),
+        "runstream.flow.gather": "gather",
+        "runstream.flow.merge": "Tagged merge",
+        "runstream.flow.outcome": "Outcome",
+        "runstream.flow.pipe": "Operator pipe",
+        "runstream.flow.race": "NoGoodAnswer race",
+        "runstream.flow.smooth": "smooth",
         "runstream.log.base": "Retention RunRecord Store",
         "runstream.log.cursor": "Cursor",
         "runstream.log.open_store": "open_store",

@@ -53,6 +53,7 @@ class Place:
     def leave(self) -> None:
         """Free the place for the next one."""
         limits, self._limits = self._limits, None
+        self._ahead = 0
         if limits is not None:
             limits.free(self)
 

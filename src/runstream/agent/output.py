@@ -125,6 +125,12 @@ class AgentOutputSchema(AgentOutputSchemaBase):
         """The output as a model gives it: inside an object, where its type is none."""
         return {_WRAPPER_KEY: output} if self._is_wrapped else output
 
+    def unwrap(self, output: Any, default: Any = None) -> Any:
+        """The output in what a model gives; the default where it is not there yet."""
+        if not self._is_wrapped:
+            return output
+        return cast("dict[str, Any]", output).get(_WRAPPER_KEY, default) if isinstance(output, dict) else default
+
     def name(self) -> str:
         return _type_name(self.output_type)
 

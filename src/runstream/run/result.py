@@ -27,6 +27,7 @@ from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.history import ends_incomplete, input_items_of, latest_text
 from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.nested import pending_of
+from runstream.run.output_reader import OutputReader
 from runstream.run.readers import RunTask
 from runstream.run.resume import open_requests, waiting_message
 from runstream.run.standing import Standing
@@ -354,6 +355,15 @@ class RunResultStreaming(RunResultBase):
         one. After `cancel()` nothing more comes.
         """
         return StreamReader(self._run, self._start, nested=nested, progress=progress)
+
+    def stream_output(self) -> OutputReader:
+        """The output while it is written: growing snapshots of its data (the text, where the agent has no output type),
+        then the final output itself. Raises the run's error at its end, that of an output that is not of its type too.
+
+        A snapshot is made whenever the reader comes to look, of all that has come until then. A new message, a retried
+        call and another turn begin anew. Nothing comes in place of a final output where the run was cancelled.
+        """
+        return OutputReader(self._run, self._start)
 
     def events(self, after: int = 0) -> EventReader:
         """The numbered events after that seq, to `run.end`, also of a run that failed or was cancelled.

@@ -26,6 +26,7 @@ __all__ = [
     "EventReader",
     "RawResponsesStreamEvent",
     "RunItemStreamEvent",
+    "RunReader",
     "StreamEvent",
     "StreamReader",
     "ToolProgressStreamEvent",
@@ -122,8 +123,8 @@ def to_stream_event(event: Event) -> StreamEvent | None:
     return None
 
 
-class _RunReader:
-    """What both readers have: a place among the run's readers, taken at the first read and given back at the end.
+class RunReader:
+    """What all readers have: a place among the run's readers, taken at the first read and given back at the end.
 
     The run holds the place, not the reader: a reader that nobody holds any more is gone.
     """
@@ -199,7 +200,7 @@ def _progress(event: Event) -> ToolProgressStreamEvent:
     )
 
 
-class StreamReader(_RunReader):
+class StreamReader(RunReader):
     """Iterates over the SDK's events of a run; raises the run's error at its end.
 
     With `nested` those of agents that run as tools, too; with `progress` what tools report.
@@ -287,7 +288,7 @@ class StreamReader(_RunReader):
             raise self._run.error
 
 
-class EventReader(_RunReader):
+class EventReader(RunReader):
     """Iterates over the numbered events of a run, to `run.end`; never raises the run's error."""
 
     def __aiter__(self) -> EventReader:

@@ -111,7 +111,8 @@ class RunSpans:
         self._root: _Open | None = None
         self._lanes: dict[tuple[str, ...], _Lane] = {}
         self._tools: dict[tuple[tuple[str, ...], str], list[_Open]] = {}
-        self._handoffs: list[Event] = []
+        self._handoffs: dict[tuple[tuple[str, ...], str], float] = {}
+        """When handoffs were called that are not answered yet."""
         # Content that only goes on is passed over.
         self._class: type[Any] | None = None
         self._attempt: int | None = None
@@ -341,10 +342,10 @@ class RunSpans:
 
     def _apply_item(self, event: Event, lane: _Lane) -> None:
         kind, raw, at = event.data.type, event.data.raw, event.at
+        key = str(read_field(raw, "call_id"))
         if kind == "tool_call_item":
             self._start_tool(event, lane)
         elif kind == "tool_call_output_item":
-            key = str(read_field(raw, "call_id"))
             nested = self._lanes.pop((*event.path, key), None)
             if nested is not None:
                 self._end_agent(nested, at)
@@ -355,12 +356,12 @@ class RunSpans:
                     tool.span.set_attribute("gen_ai.tool.call.result", as_json(read_field(raw, "output")))
                 self._end_tool(tool, at)
         elif kind == "handoff_call_item":
-            self._handoffs.append(event)
+            self._handoffs[event.path, key] = at
         elif kind == "handoff_output_item":
             more: dict[str, Any] = event.data.more or {}
             target = str(more.get("target") or "")
             attributes = {"runstream.handoff.source": str(more.get("source") or ""), "runstream.handoff.target": target}
-            began_at = self._handoffs.pop(0).at if self._handoffs else at
+            began_at = self._handoffs.pop((event.path, key), at)
             above = self._above(lane) if lane.turn is None else lane.turn.span
             self._start(f"handoff {target}".rstrip(), above, began_at, attributes).end(at)
         elif kind == "tool_approval_item":

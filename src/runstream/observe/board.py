@@ -81,7 +81,7 @@ def _row(metrics: RunMetrics, fold: MetricsFold, status: str, age_s: float, rate
         run_id=metrics.run_id,
         agent=fold.active_agent,
         status=metrics.status or status,  # what was read may be newer than what the store said before
-        activity="waits for a person" if status == "waiting" else fold.activity,
+        activity="needs approval" if status == "waiting" else fold.activity,
         age_s=age_s,
         turns=len(metrics.turns),
         first_text_s=metrics.first.text_s,

@@ -40,6 +40,7 @@ from runstream.events.event import (
 )
 from runstream.flow.load import Place as QueuePlace
 from runstream.log.base import Command, Log, StoredStatus
+from runstream.log.cursor import Cursor
 from runstream.log.fold import RunFold
 from runstream.log.memory import MemoryLog
 from runstream.run.bind import more_of
@@ -86,6 +87,11 @@ class Durable(Protocol):
     @property
     def is_behind(self) -> bool:
         """Whether so much waits to be kept that the run has to wait as well."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this process writes in."""
         ...
 
     def changed(self, *, urgent: bool) -> None:
@@ -379,6 +385,12 @@ class ActiveRun:
     def after(self) -> int:
         """Where readers begin that do not say it."""
         return self.log.first_seq - 1 if self.claimed_epoch is not None else 0
+
+    def cursor_of(self, seq: int) -> str:
+        """The cursor after that event, for readers in other processes. Raises UserError where there is no store."""
+        if self.durable is None:
+            raise UserError("a cursor for other processes needs a store: RunConfig(store=...)")
+        return str(Cursor(self.durable.epoch if seq else 0, seq))
 
     def log_for(self, after: int, place: Place) -> Log:
         """The log as a reader that begins after that seq sees it."""

@@ -69,6 +69,10 @@ class DurableRun:
         self.writer.changed(urgent=urgent)
 
     @property
+    def epoch(self) -> int:
+        return self.writer.epoch
+
+    @property
     def is_behind(self) -> bool:
         return self.writer.is_behind
 

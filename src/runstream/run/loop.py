@@ -240,8 +240,6 @@ async def _begin(run: ActiveRun, progress: Progress, gate: InputGate) -> TurnEnd
         run.input, run.filtered = resumed.input, resumed.filtered
     progress.taken_in = len(fold.responses)
     is_open = turn_is_open(fold)
-    if fold.response_seq is not None:
-        run.emit_discarded(fold.response_seq, "taken_over", "the worker broke off in the middle of a response")
     progress.conversation = _conversation_of(run, progress.base)
     progress.conversation.restore(fold, is_open=is_open)
     if resumed.record is not None or fold.agent_name is None:

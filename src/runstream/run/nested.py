@@ -140,6 +140,10 @@ class _ThroughOuter:
         self._outer = outer
 
     @property
+    def epoch(self) -> int:
+        return self._outer.epoch
+
+    @property
     def is_behind(self) -> bool:
         return self._outer.is_behind
 

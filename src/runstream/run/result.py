@@ -365,14 +365,22 @@ class RunResultStreaming(RunResultBase):
         """
         return OutputReader(self._run, self._start)
 
-    def events(self, after: int = 0) -> EventReader:
+    def events(self, after: int | None = None) -> EventReader:
         """The numbered events after that seq, to `run.end`, also of a run that failed or was cancelled.
 
-        Raises UserError where the log has no such seq yet, CursorExpired where it is no longer kept.
+        They begin with the first one, or where the run was attached to. Raises UserError where the log has no such seq
+        yet, CursorExpired where it is no longer kept.
         """
-        if not isinstance(cast("object", after), int) or isinstance(after, bool) or after < 0:
+        if after is not None and (not isinstance(cast("object", after), int) or isinstance(after, bool) or after < 0):
             raise UserError(f"after must be a whole number from 0, the seq of the last event seen, not {after!r}")
         return EventReader(self._run, self._start, after)
+
+    def cursor(self, seq: int) -> str:
+        """The place after that event as readers in other processes name it: for `Runner.attach(after=...)`.
+
+        Raises UserError for a run that no store keeps.
+        """
+        return self._run.cursor_of(seq)
 
     def __aiter__(self) -> StreamReader:
         return self.stream_events()

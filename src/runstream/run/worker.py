@@ -16,6 +16,7 @@ from runstream.run.claimed import SessionFactory, begin
 from runstream.run.config import RunConfig
 from runstream.run.host import StoreHost, opened, worker_name
 from runstream.run.loop import drive
+from runstream.run.warm import warm_up
 from runstream.sessions.base import Session
 
 __all__ = ["Worker"]
@@ -27,6 +28,9 @@ _runs_logger = logging.getLogger("runstream.worker")
 # How long one question for a job lasts: a worker that is asked to stop comes back from it sooner.
 _WAIT_S = 30.0
 _PAUSE_S = 1.0
+# A run that was delivered so often may be what stops its workers: beside it no other is begun, which would be given up
+# with it in the end.
+_SUSPECT = 3
 
 
 class Worker:
@@ -66,6 +70,7 @@ class Worker:
         self.name = name or worker_name()
         self._runs: dict[str, ActiveRun] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._suspects: set[str] = set()
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._drain_s = 0.0
@@ -79,6 +84,7 @@ class Worker:
         """Work until `stop` is called and every run has ended or was handed on. Raises StoreError if the store cannot
         be opened; later failures of the store are logged and waited out."""
         host = await opened(self._store, self._config.clock)
+        await asyncio.to_thread(warm_up)
         try:
             while not self._stopping.is_set():
                 claim = await self._next_claim(host)
@@ -130,7 +136,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         stopping = loop.create_task(self._stopping.wait())
         try:
-            if len(self._runs) >= self._concurrency:
+            if len(self._runs) >= self._concurrency or self._suspects:
                 running = [task for task in self._tasks if not task.done()]
                 await asyncio.wait((*running, stopping), return_when=asyncio.FIRST_COMPLETED)
                 return None
@@ -191,6 +197,8 @@ class Worker:
             return
         self._runs[run_id] = run
         record = claim.run
+        if record.deliveries >= _SUSPECT:
+            self._suspects.add(run_id)
         how = "taken over" if run.resumed is not None else "begun"
         _runs_logger.info(
             "%s %s (%s, queue %s, delivery %d)", how, run_id, record.agent, record.queue, record.deliveries
@@ -214,5 +222,6 @@ class Worker:
         except AgentsException as error:
             _logger.error("the run %s: %s", run.run_id, error)
         finally:
+            self._suspects.discard(run.run_id)
             if self._runs.get(run.run_id) is run:
                 del self._runs[run.run_id]  # else this worker has taken it over from itself

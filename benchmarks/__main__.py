@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from benchmarks import claims, environments, measure, report, stores
+from benchmarks import claims, environments, measure, report, smooth, stores
 from benchmarks.loads import CORE, LOADS, PEERS
 
 
@@ -114,6 +114,24 @@ def stores_command(kinds: tuple[str, ...], repetitions: int, page: Path | None) 
     click.echo(text)
     if page is not None:
         page.write_text(report.put_section(page.read_text(), text, stores.BEGIN, stores.END))
+
+
+@main.command(name="smooth")
+@click.option("--max-lag", "max_lag_s", type=float, default=1.0, show_default=True, help="The bound, in seconds.")
+@click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--write",
+    "page",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"Put the tables into this page, between {smooth.BEGIN} and {smooth.END}.",
+)
+def smooth_command(max_lag_s: float, repetitions: int, page: Path | None) -> None:
+    """Show how even `smooth` makes bursty text, what latency it adds, and what it costs. Runs in this environment."""
+    even = [smooth.evenness(pattern, max_lag_s=max_lag_s) for pattern in smooth.PATTERNS]
+    text = smooth.tables(even, smooth.costs(repetitions=repetitions)) + "\n"
+    click.echo(text)
+    if page is not None:
+        page.write_text(report.put_section(page.read_text(), text, smooth.BEGIN, smooth.END))
 
 
 def _measured(only: tuple[str, ...], peers: tuple[str, ...], *, quick: bool, repetitions: int | None) -> dict[str, Any]:

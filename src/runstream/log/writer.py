@@ -317,6 +317,8 @@ class StoreWriter:
         self._gathers = clock is system_clock
         self._loop = asyncio.get_running_loop()
         self._waiting: list[RunWriter] = []
+        self._in_hand: list[RunWriter] = []
+        self._closed = False
         self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
@@ -360,29 +362,39 @@ class StoreWriter:
             self._timer = None
         if self._flushing is None:
             self._flushing = self._loop.create_task(self._flush(), name="runstream store writer")
+            # A callback, since a task that is cancelled before its first step comes to no `finally`.
+            self._flushing.add_done_callback(self._flushed)
 
     async def _flush(self) -> None:
-        try:
-            waiting, self._waiting = self._waiting, []
-            self._urgent = False
-            self._flushed_at = self._loop.time()
-            runs: list[RunWriter] = []
-            appends: list[Append] = []
-            for run in waiting:
-                run.take_mark()
-                append = run.next_append()
-                if append is not None:
-                    runs.append(run)
-                    appends.append(append)
-            if appends:
-                await self._write(runs, appends)
-        finally:
-            self._flushing = None
-            if self._waiting and not self._loop.is_closed():
-                if self._urgent:
-                    self._start_soon()
-                else:
-                    self._start_later()
+        waiting, self._waiting = self._waiting, []
+        self._in_hand = waiting
+        self._urgent = False
+        self._flushed_at = self._loop.time()
+        runs: list[RunWriter] = []
+        appends: list[Append] = []
+        for run in waiting:
+            run.take_mark()
+            append = run.next_append()
+            if append is not None:
+                runs.append(run)
+                appends.append(append)
+        if appends:
+            await self._write(runs, appends)
+
+    def _flushed(self, flushing: asyncio.Task[None]) -> None:
+        self._flushing = None
+        in_hand, self._in_hand = self._in_hand, []
+        if self._closed or self._loop.is_closed():
+            return
+        if flushing.cancelled():
+            # `asyncio.run` does so at its end, while runs still write theirs.
+            for run in in_hand:
+                self.mark(run, urgent=True, full=False)
+        if self._waiting and self._flushing is None:
+            if self._urgent:
+                self._start_soon()
+            else:
+                self._start_later()
 
     async def _write(self, runs: Sequence[RunWriter], appends: Sequence[Append]) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -437,6 +449,7 @@ class StoreWriter:
 
     async def aclose(self) -> None:
         """Stop; what was not flushed is not."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -429,3 +429,47 @@ async def test_a_run_far_ahead_of_its_store_is_to_wait() -> None:
         await run.commit()
         assert not run.is_behind
         assert run.committed_seq == 4_001
+
+
+def flush_task() -> asyncio.Task[Any]:
+    return next(task for task in asyncio.all_tasks() if task.get_name() == "runstream store writer")
+
+
+async def test_a_flush_that_is_cancelled_before_it_began_holds_nothing_up():
+    """What `asyncio.run` cancels at its end, at whatever moment, keeps no run from writing its end."""
+    scene = Scene()
+    run = await scene.run()
+    write(run, 3)
+    flush_task().cancel()
+    await run.commit()
+    assert await scene.seqs() == [1, 2, 3]
+
+
+async def test_a_flush_that_is_cancelled_while_a_run_waits_for_it_is_made_again():
+    """As above, where the run was already waiting for its end to be kept."""
+
+    async def hang(store: Faulty, appends: Sequence[Append]) -> None:
+        await asyncio.Event().wait()
+
+    scene = Scene(hang)
+    run = await scene.run()
+    write(run, 3)
+    commit = asyncio.create_task(run.commit())
+    await scene.store.asked.wait()
+    flush_task().cancel()
+    await commit
+    assert await scene.seqs() == [1, 2, 3]
+
+
+async def test_a_writer_that_is_closed_flushes_no_more():
+    """Closing gives up the flush that is under way, and no other takes its place."""
+
+    async def hang(store: Faulty, appends: Sequence[Append]) -> None:
+        await asyncio.Event().wait()
+
+    scene = Scene(hang)
+    write(await scene.run(), 3)
+    await scene.store.asked.wait()
+    await scene.writer.aclose()
+    assert len(scene.store.flushes) == 1
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "runstream store writer"]

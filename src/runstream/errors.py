@@ -212,17 +212,20 @@ class ModelTimeoutError(AgentsException):
 class CircuitOpen(AgentsException):
     """The breaker of a model's endpoint is open: it has failed again and again, and is not asked at present.
 
-    `probe_in_s` is the time until one call may try it again; 0.0 while that call is under way.
+    `probe_in_s` is the time until one call may try it again; 0.0 while that call is under way. `last_failure` tells the
+    latest failure in words.
     """
 
     code = "circuit_open"
     retryable = True
 
-    def __init__(self, endpoint: str, probe_in_s: float) -> None:
+    def __init__(self, endpoint: str, probe_in_s: float, last_failure: str | None = None) -> None:
         self.endpoint = endpoint
         self.probe_in_s = probe_in_s
+        self.last_failure = last_failure
         when = f"it is tried again in {probe_in_s:.3g} s" if probe_in_s > 0 else "it is being tried again now"
-        super().__init__(f"The model at {endpoint} is not asked: it has failed too often; {when}.")
+        why = f" ({last_failure})" if last_failure else ""
+        super().__init__(f"The model at {endpoint} is not asked: it has failed too often{why}; {when}.")
 
 
 class LoadRefused(AgentsException):

@@ -7,6 +7,7 @@ agents, whether the model is real or not.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from runstream.agent.agent import Agent
+    from runstream.run.config import RunConfig
     from runstream.run.result import RunResultStreaming
     from runstream.testing.script import Script
 
@@ -51,7 +53,10 @@ _STOPPED = 130  # what shells report for a program that Ctrl-C has ended
 @click.option("--model", help="A real model's name.")
 @click.option("--base-url", metavar="URL", help="A compatible server, such as http://localhost:11434/v1.")
 @click.option("--fast", is_flag=True, help="The scripted model, and the tools, do not pause.")
-def command(prompt: str | None, as_json: bool, api: str, model: str | None, base_url: str | None, fast: bool) -> None:
+@click.option("--chaos", is_flag=True, help="The scripted model fails again and again: see what the run does about it.")
+def command(
+    prompt: str | None, as_json: bool, api: str, model: str | None, base_url: str | None, fast: bool, chaos: bool
+) -> None:
     """Stream a support desk: a question, a tool call, a handoff to a specialist, and an answer.
 
     Without a key a scripted model plays the conversation, the same whatever PROMPT asks. With OPENAI_API_KEY, or a
@@ -63,10 +68,16 @@ def command(prompt: str | None, as_json: bool, api: str, model: str | None, base
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
-    service = _service(model, base_url)
+    if chaos and (model is not None or base_url is not None):
+        raise click.UsageError("--chaos is played by the scripted model: leave out --model and --base-url")
+    service = None if chaos else _service(model, base_url)
     screen = Screen(as_json)
+    show = _show_chaos(prompt or _PROMPT, screen, use_responses=api == "responses", fast=fast)
+    if not chaos:
+        show.close()
+        show = _show(service, prompt or _PROMPT, screen, use_responses=api == "responses", fast=fast)
     try:
-        status = asyncio.run(_show(service, prompt or _PROMPT, screen, use_responses=api == "responses", fast=fast))
+        status = asyncio.run(show)
     except KeyboardInterrupt:
         # Ctrl-C before the run, or where the event loop cannot take signals (Windows).
         status = _STOPPED
@@ -129,6 +140,11 @@ def support_desk(model: str | None, *, pause_s: float = 0.0) -> Agent[Any]:
 def demo_script(*, fast: bool = False) -> Script:
     """What the scripted model says: about six seconds at a natural pace."""
     from runstream.testing.script import Script
+
+    return Script(_turns(fast=fast))
+
+
+def _turns(*, fast: bool) -> list[Any]:
     from runstream.testing.steps import HandoffTo, Message, ToolCall, Turn
 
     every_s, first_s = (0.0, 0.0) if fast else (0.025, 0.3)
@@ -136,14 +152,12 @@ def demo_script(*, fast: bool = False) -> Script:
     def turn(*parts: Any) -> Turn:
         return Turn(parts, every_s=every_s, first_after_s=first_s)
 
-    return Script(
-        [
-            turn(Message(_LOOKING), ToolCall("look_up_order", {"order_id": "1042"}, chunks="whole")),
-            turn(HandoffTo("Refund Agent")),
-            turn(ToolCall("refund_order", {"order_id": "1042", "reason": "cracked lid"}, chunks="whole")),
-            turn(Message(_ANSWER)),
-        ]
-    )
+    return [
+        turn(Message(_LOOKING), ToolCall("look_up_order", {"order_id": "1042"}, chunks="whole")),
+        turn(HandoffTo("Refund Agent")),
+        turn(ToolCall("refund_order", {"order_id": "1042", "reason": "cracked lid"}, chunks="whole")),
+        turn(Message(_ANSWER)),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +192,8 @@ def _service(model: str | None, base_url: str | None) -> _Service | None:
 async def _show(service: _Service | None, prompt: str, screen: Screen, *, use_responses: bool, fast: bool) -> int:
     """Run the agents and show the run; returns the exit status."""
     from runstream.models.provider import OpenAIProvider
-    from runstream.render.figures import FiguresFold, describe
     from runstream.run.config import RunConfig
-    from runstream.run.runner import Runner
 
-    fold = FiguresFold()
     async with AsyncExitStack() as stack:
         if service is None:
             from runstream.testing.endpoint import Endpoint
@@ -193,27 +204,65 @@ async def _show(service: _Service | None, prompt: str, screen: Screen, *, use_re
         else:
             model, base_url, api_key = service.model, service.base_url, service.api_key
             screen.title(str(service))
-        screen.line("user", prompt)
-        result = Runner.run_streamed(
-            support_desk(model, pause_s=0.0 if fast else 0.25),
-            prompt,
-            run_config=RunConfig(
-                model_provider=OpenAIProvider(api_key=api_key, base_url=base_url, use_responses=use_responses)
-            ),
+        provider = OpenAIProvider(api_key=api_key, base_url=base_url, use_responses=use_responses)
+        desk = support_desk(model, pause_s=0.0 if fast else 0.25)
+        status, _ = await _follow(desk, prompt, prompt, screen, RunConfig(model_provider=provider))
+    return status
+
+
+async def _show_chaos(prompt: str, screen: Screen, *, use_responses: bool, fast: bool) -> int:
+    """The same with faults switched on, and once more after the model has recovered; returns the exit status."""
+    from runstream.cli.chaos import THANKS, chaos_config, recovery_pause_s
+    from runstream.clock import system_clock
+
+    # What it has to say is on the screen.
+    logging.getLogger("runstream").addHandler(logging.NullHandler())
+    async with AsyncExitStack() as stack:
+        screen.title(f"{_SCRIPTED}, with faults: 503, a reset, a silence; a breaker and a spare model")
+        config = await chaos_config(
+            stack,
+            _turns(fast=fast),
+            fast=fast,
+            use_responses=use_responses,
+            on_breaker=lambda breaker: screen.line("breaker", f"{breaker.endpoint.split()[-1]}: {breaker.state}"),
         )
+        desk = support_desk("scripted", pause_s=0.0 if fast else 0.25)
+        status, result = await _follow(desk, prompt, prompt, screen, config)
+        if status:
+            return status
+        screen.line("model", f"{result.answered_by} has answered: {result.fallback_reason}")
+        await system_clock.sleep(recovery_pause_s(fast=fast))
+        thanks: Any = [*result.to_input_list(), {"role": "user", "content": THANKS}]
+        status, result = await _follow(result.last_agent, thanks, THANKS, screen, config)
+        if not status:
+            screen.line("model", f"{result.answered_by} has answered: it has recovered")
+    return status
+
+
+async def _follow(
+    agent: Agent[Any], input: Any, shown: str, screen: Screen, config: RunConfig
+) -> tuple[int, RunResultStreaming]:
+    """Run the agent and show the run as it goes; returns the exit status, too."""
+    from runstream.render.figures import FiguresFold, describe
+    from runstream.run.runner import Runner
+
+    fold = FiguresFold()
+    async with AsyncExitStack() as stack:
+        screen.line("user", shown)
+        result = Runner.run_streamed(agent, input, run_config=config)
         await stack.enter_async_context(result)
         with _cancelled_by_ctrl_c(result):
             async for event in result.events():
                 fold.apply(event)
                 screen.show(event)
     if fold.status == "cancelled":
-        return _STOPPED
+        return _STOPPED, result
     if fold.figures.turns:
         screen.line("figures", describe(fold.figures))
     problem = _problem(result, fold.status, fold.last_message)
     if problem is not None:
         screen.note(f"Error: {problem}")
-    return 0 if problem is None else 1
+    return (0 if problem is None else 1), result
 
 
 def _problem(result: RunResultStreaming, status: str | None, streamed: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, cast
 from runstream.agent.model import ModelBatch, ModelBatches
 from runstream.agent.raw_item import read_field
 from runstream.errors import ModelStreamTruncated
-from runstream.flow.failures import FAILURE_EVENTS, FAULTS, failure_kind, failure_of
+from runstream.flow.failures import FAILURE_EVENTS, failure_of
 
 __all__ = [
     "LIFECYCLE",
@@ -150,8 +150,7 @@ class AttemptStream(abc.ABC):
             if failure is None:
                 return batch
         await self.aclose()
-        may_restart = failure_kind(failure) in FAULTS
-        if may_restart and (self._restarts == "restart_after_tools" or not self._has_tools):
+        if self._restarts == "restart_after_tools" or not self._has_tools:
             return await self._begin(failure)
         if batch is None:
             raise failure

@@ -61,8 +61,8 @@ class CircuitBreaker:
         self._in_a_row = 0
         self._opened_at = 0.0
         self._probe: Permit | None = None
-        self.last_error: Exception | None = None
-        """The latest failure that counted."""
+        self.last_failure: str | None = None
+        """The latest failure that counted, in words: the error itself would hold on to all that it passed through."""
 
     @property
     def state(self) -> BreakerState:
@@ -88,7 +88,7 @@ class CircuitBreaker:
         if self._shown == "closed":
             return Permit(self)
         if self.probe_in_s > 0 or self._probe is not None:
-            raise CircuitOpen(self.endpoint, self.probe_in_s)
+            raise CircuitOpen(self.endpoint, self.probe_in_s, self.last_failure)
         self._probe = Permit(self)
         self._change("half_open")
         return self._probe
@@ -156,7 +156,7 @@ class Permit:
         """The call has failed; whether that counts, is the kind of the error's."""
         kind = failure_kind(error)
         if kind in _COUNTED and self._breaker is not None:
-            self._breaker.last_error = error
+            self._breaker.last_failure = f"{type(error).__name__}: {error}"
         self._settle(False if kind in _COUNTED else True if kind in _ALIVE else None)
 
     def leave(self) -> None:

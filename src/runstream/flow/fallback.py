@@ -102,7 +102,7 @@ class Fallback(RequestModel):
         if not decides or index + 1 >= len(self.models):
             return False
         name, other = model_name(self.models[index]), model_name(self.models[index + 1])
-        _logger.warning("model %s has failed (%s): asking %s", name, type(error).__name__, other)
+        _logger.info("model %s has failed (%s): asking %s", name, type(error).__name__, other)
         tell(FailedAttempt(error, "fallback", name, other))
         return True
 

@@ -1,5 +1,5 @@
-"""What the run's configuration puts around a model (limits of time, rates, breakers, retries, fallbacks: the operators of
-`flow/`), and what the run makes of the attempts that these make.
+"""What the configuration puts around a model: limits of time, rates, breakers, retries, fallbacks, which are operators
+of `flow/`; and what the run makes of the attempts that these make.
 
 From the inside out: limits of time, the rate's queue, the breaker, retries; then the chain of models; and around all
 what keeps a partial answer. An option that is not set puts nothing there.
@@ -124,6 +124,8 @@ class Attempts:
         told = change or failed[-1]
         who = told.model or "the model"
         detail = f"{who} has failed ({type(told.error).__name__}: {told.error})"[:_DETAIL_CHARS]
+        if change is not None:
+            detail = f"{detail}; {change.next_model} takes over"
         run.check_open()
         run.emit_discarded(
             run.log.last_seq + 1 if void_from is None else void_from,

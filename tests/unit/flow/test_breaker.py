@@ -52,8 +52,8 @@ def test_it_opens_after_failures_in_a_row() -> None:
     fail(guard, FAULT, FAULT)
     assert (guard.state, guard.failures_in_a_row) == ("closed", 2)
     fail(guard, FAULT)
-    assert (guard.state, guard.probe_in_s, guard.last_error) == ("open", 10.0, FAULT)
-    with pytest.raises(CircuitOpen, match=r"server m is not asked.*in 10 s") as caught:
+    assert (guard.state, guard.probe_in_s, guard.last_failure) == ("open", 10.0, "ModelStreamTruncated: cut")
+    with pytest.raises(CircuitOpen, match=r"server m is not asked.*\(ModelStreamTruncated: cut\).*in 10 s") as caught:
         guard.enter()
     assert (caught.value.endpoint, caught.value.probe_in_s, caught.value.retryable) == ("server m", 10.0, True)
 

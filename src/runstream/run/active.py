@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import math
 import uuid
+import weakref
 from collections.abc import Coroutine, Sequence
 from typing import Any, Literal, Protocol, cast
 
@@ -431,7 +432,8 @@ class ActiveRun:
     def enter(self, place: Place) -> None:
         """A reader has begun."""
         place.silenced = self.silenced
-        place.task = asyncio.current_task()
+        task = asyncio.current_task()
+        place.task = None if task is None else weakref.ref(task)  # equal references for one task
         self._was_read = True
         self._readers.append(place)
 
@@ -475,7 +477,7 @@ class ActiveRun:
 
     def _is_left_idle(self, reader: Place) -> bool:
         return any(
-            place.waits and place is not reader and place.task is reader.task is not None for place in self._readers
+            place.waits and place is not reader and place.task == reader.task is not None for place in self._readers
         )
 
     def handed_over(self) -> None:

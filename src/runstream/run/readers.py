@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -54,8 +55,8 @@ class Place:
         """Whether the next turn waits until it has been handed the last event of this one."""
         self.silenced = False
         """Whether an immediate cancel came while it was open: the SDK's view yields nothing more then."""
-        self.task: asyncio.Task[Any] | None = None
-        """The task that opened it."""
+        self.task: weakref.ref[asyncio.Task[Any]] | None = None
+        """The task that opened it. Weakly: a task that was cancelled holds its frames, and a reader in one of them."""
         self.waits = False
         """Whether it waits for the next event."""
         self.feed: StoredFeed | None = None

@@ -20,6 +20,7 @@ from runstream.agent.items import ItemHelpers, ModelResponse, RunItem, ToolAppro
 from runstream.agent.stream_guardrail import StreamGuardrailResult
 from runstream.agent.tool_context import ToolContext
 from runstream.errors import RunErrorDetails, RunSealed, UserError
+from runstream.events.event import RunStatus
 from runstream.run.active import ActiveRun, CancelMode
 from runstream.run.config import DEFAULT_MAX_TURNS
 from runstream.run.followed import FollowedRun
@@ -313,6 +314,12 @@ class RunResultStreaming(RunResultBase):
     def is_complete(self) -> bool:
         """Whether nothing more is to come: the run has ended, or an immediate cancel was asked for."""
         return self._run.ended or self._run.silenced
+
+    @property
+    def status(self) -> Literal["running"] | RunStatus:
+        """`running`, until the log has its end; then `completed`, `failed`, `cancelled` or `interrupted`."""
+        end = self._run.fold.end
+        return "running" if end is None else end.status
 
     @property
     def trace(self) -> None:

@@ -384,3 +384,24 @@ async def test_abandoning_is_bounded_although_a_tool_ignores_it() -> None:
                 break
     assert clock.now() - FakeClock().now() == 2.0
     await clock.sleep(100.0)
+
+
+async def test_the_reader_of_a_task_that_was_cancelled_is_gone_with_it() -> None:
+    """A task that was cancelled while it read keeps its frames: once it is dropped, the run is abandoned all the same."""
+    desk = _Desk()
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        reader = desk.result.stream_events()
+        async for _ in reader:
+            begun.set()
+
+    reading = asyncio.create_task(read())
+    await begun.wait()
+    assert desk.result.status == "running"
+    reading.cancel()
+    await asyncio.wait({reading})
+    del reading
+    await desk.result._run.wait_ended()
+    assert desk.result.status == "cancelled"
+    assert "finished" not in desk.stopped

@@ -11,7 +11,7 @@ from runstream.log.writer import RunWriter
 from runstream.run.active import ActiveRun
 from runstream.run.bind import AgentBook
 from runstream.run.feed import StoredFeed
-from runstream.run.host import StoreHost, opened, worker_name
+from runstream.run.host import StoreHost, opened, run_worker_name
 
 __all__ = ["DurableRun", "make_durable"]
 
@@ -120,7 +120,7 @@ async def make_durable(run: ActiveRun) -> None:
         async with run.clock.timeout(config.store_timeout_s):
             host = await opened(config.store, run.clock)
             entered = NewRun(run.run_id, run.starting_agent.name, owner=config.owner)
-            epoch = await host.store.create(entered, worker=worker_name(), lease_s=config.lease_s)
+            epoch = await host.store.create(entered, worker=run_worker_name(), lease_s=config.lease_s)
     except TimeoutError:
         error: AgentsException = StoreUnavailable(
             f"the store has not taken the run within {config.store_timeout_s:g} s (RunConfig.store_timeout_s)"

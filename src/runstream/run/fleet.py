@@ -14,7 +14,7 @@ from runstream.run.bind import AgentBook
 from runstream.run.claimed import Job, begin
 from runstream.run.config import RunConfig
 from runstream.run.followed import FollowedRun, follow
-from runstream.run.host import opened, worker_name
+from runstream.run.host import opened, run_worker_name
 from runstream.run.loop import drive
 from runstream.run.readers import RunTask
 
@@ -59,8 +59,7 @@ async def resume(
     record = await host.store.find(run_id)
     if record.agent not in book:
         raise UserError(f"the run {run_id!r} is of the agent {record.agent!r}, which is none of those that were given")
-    # A name of its own: this very process may have the run already.
-    claim = await host.store.claim(run_id, f"{worker_name()}/{uuid.uuid4().hex[:8]}", config.lease_s)
+    claim = await host.store.claim(run_id, run_worker_name(), config.lease_s)
     if claim is None:
         record = await host.store.find(run_id)
         raise RunSealed(run_id) if record.ended else LeaseHeld(run_id, record.worker)

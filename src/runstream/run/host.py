@@ -16,7 +16,7 @@ from runstream.log.lease import LeaseKeeper
 from runstream.log.writer import StoreWriter
 from runstream.loop_local import LoopLocal
 
-__all__ = ["Hosted", "StoreHost", "host_of", "opened", "worker_name"]
+__all__ = ["Hosted", "StoreHost", "host_of", "opened", "run_worker_name", "worker_name"]
 
 _logger = logging.getLogger("runstream")
 
@@ -230,3 +230,8 @@ def worker_name() -> str:
     if _worker_name is None or f":{os.getpid()}:" not in _worker_name:
         _worker_name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     return _worker_name
+
+
+def run_worker_name() -> str:
+    """Names who works on one run: two runs of this very process that ask for the same one are two."""
+    return f"{worker_name()}/{uuid.uuid4().hex[:8]}"

@@ -39,7 +39,7 @@ async def attach(
 ) -> FollowedRun:
     """The run as its store has it."""
     host = await opened(store, config.clock)
-    return await follow(host.store, run_id, after, AgentBook(agents), config)
+    return await follow(host, run_id, after, AgentBook(agents), config)
 
 
 async def resume(
@@ -67,7 +67,7 @@ async def resume(
     run.start(drive(run))
     # How it ended is in its log: asyncio need not report an error as never retrieved.
     asyncio.Task[None].add_done_callback(cast("RunTask", run.task), _seen)
-    return await follow(host.store, run_id, after, book, config)
+    return await follow(host, run_id, after, book, config)
 
 
 def _seen(task: asyncio.Task[None]) -> None:

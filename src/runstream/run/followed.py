@@ -18,13 +18,14 @@ from runstream.agent.items import RunItem, ToolApprovalItem, ToolCallOutputItem
 from runstream.agent.usage import Usage
 from runstream.errors import AgentsException, RunErrorDetails, RunSealed, UserError
 from runstream.events.event import APPROVAL_RESOLVED, ITEM, RUN_END, Event
-from runstream.log.base import Command, Log, RunRecord, Segment, Store
+from runstream.log.base import Command, Log, RunRecord, Segment
 from runstream.log.cursor import Cursor, resolve
 from runstream.log.fold import RunFold
 from runstream.run.bind import AgentBook
 from runstream.run.config import RunConfig
-from runstream.run.feed import StoredFeed, events_of, in_background
+from runstream.run.feed import StoredFeed, events_of
 from runstream.run.history import latest_text
+from runstream.run.host import StoreHost
 from runstream.run.readers import Place
 from runstream.run.resume import apply, restore_approvals
 
@@ -46,8 +47,9 @@ class _ThroughStore:
 class FollowedRun:
     """What a result and its readers need of a run, as `ActiveRun` is for one that is carried out here."""
 
-    def __init__(self, store: Store, record: RunRecord, book: AgentBook, after: int, config: RunConfig) -> None:
-        self.store = store
+    def __init__(self, host: StoreHost, record: RunRecord, book: AgentBook, after: int, config: RunConfig) -> None:
+        self._host = host
+        self.store = host.store
         self.book = book
         self.run_id = record.run_id
         self.record = record
@@ -254,7 +256,7 @@ class FollowedRun:
         if mode == "immediate":
             for place in self._places:
                 place.silenced = True
-        return in_background(self._send_cancel(mode))
+        return self._host.see_to(lambda: self._send_cancel(mode))
 
     async def _send_cancel(self, mode: str) -> None:
         try:
@@ -267,11 +269,11 @@ class FollowedRun:
             raise
 
 
-async def follow(store: Store, run_id: str, after: int | str, book: AgentBook, config: RunConfig) -> FollowedRun:
+async def follow(host: StoreHost, run_id: str, after: int | str, book: AgentBook, config: RunConfig) -> FollowedRun:
     """The run of that id. Raises RunNotFound, CursorInvalid, CursorExpired."""
-    record = await store.find(run_id)
+    record = await host.store.find(run_id)
     seq = resolve(after, record.epochs, record.first_seq, record.last_seq)
     # Whoever reads does not own: leaving `async with` the handle leaves the run alone.
-    followed = FollowedRun(store, record, book, seq, replace(config, on_abandon="detach"))
+    followed = FollowedRun(host, record, book, seq, replace(config, on_abandon="detach"))
     await followed.catch_up()
     return followed

@@ -7,10 +7,12 @@ import logging
 import os
 import socket
 import uuid
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol
 
 from runstream.clock import Clock
-from runstream.errors import LeaseLost, RunNotFound
+from runstream.errors import AgentsException, LeaseLost, RunNotFound
 from runstream.log.base import Command, Store
 from runstream.log.lease import LeaseKeeper
 from runstream.log.writer import StoreWriter
@@ -62,6 +64,7 @@ class StoreHost:
         self._pump: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._due: set[str] = set()
+        self._errands: dict[asyncio.Task[None], Callable[[], Coroutine[Any, Any, None]]] = {}
 
     async def open(self) -> None:
         """Open the store, once for all who ask. Raises StoreError, StoreUnavailable."""
@@ -181,8 +184,23 @@ class StoreHost:
             if command.number > run.last_command:
                 run.take_command(command)
 
+    def see_to(self, errand: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Do something that nobody need wait for; where the event loop is shut down before it is done, at its end."""
+        task = self._loop.create_task(errand())
+        self._errands[task] = errand
+        task.add_done_callback(self._seen_to)
+        return task
+
+    def _seen_to(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            del self._errands[task]
+            task.exception()  # it is told by the errand itself
+
     async def aclose(self) -> None:
         """Stop everything; close the store if it was opened by its URL."""
+        for errand in [errand for task, errand in self._errands.items() if task.cancelled()]:
+            with suppress(AgentsException):
+                await errand()
         pump, self._pump = self._pump, None
         if pump is not None:
             pump.cancel()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runstream import RunConfig, Runner
+from runstream.cli.storage import stored
 from runstream.errors import CursorExpired, CursorInvalid, RunNotFound, StoreError, StoreUnavailable, UserError
 from runstream.events.event import RUN_END, RUN_START, Event, RunEnd, RunStart
 from runstream.events.segment import encode_segment
@@ -291,3 +293,23 @@ async def test_a_feed_gives_its_place_back(how: str) -> None:
     assert store.closed == 1
     waiting.cancel()
     await asyncio.wait({waiting})
+
+
+def test_a_cancel_is_sent_though_the_program_ends_at_once(tmp_path: Path) -> None:
+    """`cancel()` returns at once; the end of `asyncio.run` right after it loses nothing."""
+    url = f"sqlite:///{tmp_path}/runs.db"
+
+    async def begin() -> None:
+        async with stored(url, creates=True) as store:
+            await store.create(NewRun("run", "Desk"), worker="w", lease_s=60.0)
+
+    async def cancel() -> None:
+        (await Runner.attach("run", store=url)).cancel()
+
+    async def sent() -> list[str]:
+        async with stored(url) as store:
+            return [command.kind for command in await store.commands("run", 0)]
+
+    asyncio.run(begin())
+    asyncio.run(cancel())
+    assert asyncio.run(sent()) == ["cancel"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runstream.agent.agent import StopAtTools as StopAtTools
     from runstream.agent.agent import ToolsToFinalOutputFunction as ToolsToFinalOutputFunction
     from runstream.agent.agent import ToolsToFinalOutputResult as ToolsToFinalOutputResult
+    from runstream.agent.agent_tool import AgentToolInvocation as AgentToolInvocation
     from runstream.agent.agent_tool import AgentToolStreamEvent as AgentToolStreamEvent
     from runstream.agent.context import AgentHookContext as AgentHookContext
     from runstream.agent.context import RunContextWrapper as RunContextWrapper
@@ -191,7 +192,6 @@ if TYPE_CHECKING:
     from runstream.run.error_handlers import RunErrorHandlerInput as RunErrorHandlerInput
     from runstream.run.error_handlers import RunErrorHandlerResult as RunErrorHandlerResult
     from runstream.run.error_handlers import RunErrorHandlers as RunErrorHandlers
-    from runstream.run.result import AgentToolInvocation as AgentToolInvocation
     from runstream.run.result import RunResult as RunResult
     from runstream.run.result import RunResultStreaming as RunResultStreaming
     from runstream.run.runner import Runner as Runner
@@ -215,7 +215,7 @@ _EXPORTS: dict[str, str] = {
     name: module
     for module, names in {
         "runstream.agent.agent": "Agent AgentBase StopAtTools ToolsToFinalOutputFunction ToolsToFinalOutputResult",
-        "runstream.agent.agent_tool": "AgentToolStreamEvent",
+        "runstream.agent.agent_tool": "AgentToolInvocation AgentToolStreamEvent",
         "runstream.agent.context": "AgentHookContext RunContextWrapper TContext",
         "runstream.agent.guardrail": (
             "GuardrailFunctionOutput InputGuardrail InputGuardrailResult InputGuardrailTripwireTriggered "
@@ -291,7 +291,7 @@ _EXPORTS: dict[str, str] = {
         "runstream.run.error_handlers": (
             "RunErrorData RunErrorHandler RunErrorHandlerInput RunErrorHandlerResult RunErrorHandlers"
         ),
-        "runstream.run.result": "AgentToolInvocation RunResult RunResultStreaming",
+        "runstream.run.result": "RunResult RunResultStreaming",
         "runstream.run.runner": "Runner",
         "runstream.run.state": "RunState",
         "runstream.run.stream_events": (

@@ -210,6 +210,7 @@ class Agent(AgentBase[TContext]):
         parameters: type[Any] | None = None,
         input_builder: StructuredToolInputBuilder | None = None,
         include_input_schema: bool = False,
+        on_stream_max_pending_events: int | None = 1024,
     ) -> FunctionTool:
         """A tool that runs this agent, for other agents to call. Unlike a handoff it sees only the call's input, and
         the agent that called it goes on.
@@ -217,7 +218,8 @@ class Agent(AgentBase[TContext]):
         The name is made of the agent's where none is given. `parameters` (a dataclass or a pydantic model) declares
         structured arguments, of which `input_builder` makes the input. The output is the final output, or what
         `custom_output_extractor` makes of the run's result. `on_stream` gets the events of the run, one at a time;
-        readers of the run that calls it find them in `stream_events(nested=True)`. The rest is as in `Runner.run`; the
+        readers of the run that calls it find them in `stream_events(nested=True)`. No event waits in a queue for it, so
+        that `on_stream_max_pending_events` limits nothing. The rest is as in `Runner.run`; the
         configuration is that of the run that calls it unless one is given.
 
         An error of the nested run becomes a message for the model (`failure_error_function`; None raises it). Calls of

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from runstream.agent.agent_tool_input import StructuredInputSchemaInfo, StructuredToolInputBuilder
 
-__all__ = ["AgentTool", "AgentToolOptions", "AgentToolStreamEvent", "agent_tool", "use_runner"]
+__all__ = ["AgentTool", "AgentToolInvocation", "AgentToolOptions", "AgentToolStreamEvent", "agent_tool", "use_runner"]
 
 _logger = logging.getLogger("runstream")
 
@@ -45,6 +45,16 @@ def use_runner(runner: Any) -> None:
     """Let agents that are called as tools be run by this `Runner`."""
     global _runner
     _runner = runner
+
+
+@dataclass(frozen=True)
+class AgentToolInvocation:
+    """The call that a nested run carries out."""
+
+    tool_name: str
+    tool_call_id: str
+    tool_arguments: str
+    """The arguments as the model wrote them: JSON text."""
 
 
 class AgentToolStreamEvent(TypedDict):

@@ -111,7 +111,7 @@ async def _turns_to_end(run: ActiveRun, progress: Progress) -> _Outcome:
     """The turns' outcome. An error is part of it: a task that raises Ctrl-C stops the loop before the run has ended."""
     limits = run.config.load_limits
     try:
-        if limits is not None:
+        if limits is not None and not run.is_nested:  # it has the place of the run that calls it
             run.place = await limits.enter(run.run_id, run.stand)
         return await _take_turns(run, progress), None
     except (asyncio.CancelledError, GeneratorExit):

@@ -51,7 +51,7 @@ class Nesting:
             run_id=self._outer.run_id,
             owner=outer.owner,
             store=None,
-            load_limits=None,
+            load_limits=config.load_limits or outer.load_limits,
             on_abandon="detach",
             on_approval="interrupt",
             # It has to be over before the calling run gives up waiting for it.

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar, cast
 
 from runstream.agent.agent import Agent
+from runstream.agent.agent_tool import AgentToolInvocation
 from runstream.agent.context import RunContextWrapper
 from runstream.agent.guardrail import (
     InputGuardrailResult,
@@ -40,16 +41,6 @@ __all__ = ["AgentToolInvocation", "RunResult", "RunResultBase", "RunResultStream
 T = TypeVar("T")
 
 ToInputListMode = Literal["preserve_all", "normalized"]
-
-
-@dataclass(frozen=True)
-class AgentToolInvocation:
-    """The call that a nested run carries out."""
-
-    tool_name: str
-    tool_call_id: str
-    tool_arguments: str
-    """The arguments as the model wrote them: JSON text."""
 
 
 class RunResultBase:

@@ -74,6 +74,7 @@ class Nesting:
             context.approvals = run.context.approvals
             run.context = context
         context.usage = outer.context.usage
+        context.nesting = None  # a run that is begun with this context by hand is one of its own
 
     @property
     def suspended(self) -> bool:

@@ -14,6 +14,7 @@ from runstream.log.fold import RunFold
 from runstream.run.active import ActiveRun
 from runstream.run.followed import FollowedRun
 from runstream.run.guardrail_results import GuardrailResults
+from runstream.run.resume import answered_calls
 
 __all__ = ["Standing"]
 
@@ -49,6 +50,7 @@ class Standing:
             omits = run.omits_reasoning_ids
             found = GuardrailResults(input_passed=_has_passed(run.fold))
             return cls(run.fold, run.context, start, run.input, saved=None, omits_reasoning_ids=omits, guardrails=found)
+        answered = answered_calls(run.items[run.fold.response_index :])
         return cls(
             run.fold,
             run.context,
@@ -61,7 +63,7 @@ class Standing:
             run.omits_reasoning_ids,
             run.inbox.answers,
             run.inbox.inputs,
-            run.suspended,
+            {call_id: at for call_id, at in run.suspended.items() if call_id not in answered},
             guardrails=run.guardrails,
         )
 

@@ -14,6 +14,7 @@ from runstream import (
     Agent,
     Event,
     InMemorySession,
+    LoadLimits,
     MaxTurnsExceeded,
     ModelBehaviorError,
     RunConfig,
@@ -407,4 +408,33 @@ async def test_a_timeout_of_the_tool_ends_the_nested_run() -> None:
     outer = _outer(dataclasses.replace(_ask(inner), timeout_seconds=0.05))
     events = await _log(outer)
     assert _told(outer) == "Tool 'ask' timed out after 0.05 seconds."
+    assert events[-1].data.status == "completed"
+
+
+async def test_a_run_begun_by_hand_inside_is_one_of_its_own() -> None:
+    """Only `as_tool` nests: what a tool or an instruction of the nested agent runs itself is in no other log."""
+    helper = Agent(name="Helper", model=ScriptedModel(["helped", "helped"]))
+
+    @function_tool
+    async def by_hand(ctx: ToolContext[Any]) -> str:
+        return (await Runner.run(helper, "hi", context=ctx)).final_output
+
+    async def instructions(ctx: Any, agent: Agent[Any]) -> str:
+        return (await Runner.run(helper, "hi", context=ctx)).final_output
+
+    inner = _inner([ToolCall("by_hand", call_id="h1")], "x", tools=[by_hand])
+    inner.instructions = lambda ctx, agent: "plain"
+    outer = _outer(_ask(inner))
+    events = await _log(outer)
+    assert {event.agent for event in events} == {"Outer", "Inner"}
+    inner = _inner("x", instructions=instructions)
+    events = await _log(_outer(_ask(inner)))
+    assert {event.agent for event in events} == {"Outer", "Inner"}
+
+
+async def test_limits_on_load_count_the_whole_run() -> None:
+    """A nested run takes no place of its own: with room for one run, it does not wait for the run that waits for it."""
+    limits = LoadLimits(max_runs=1)
+    async with asyncio.timeout(5):
+        events = await _log(_outer(_ask(_inner())), load_limits=limits)
     assert events[-1].data.status == "completed"

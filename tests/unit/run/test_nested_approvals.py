@@ -177,3 +177,18 @@ async def test_a_nested_call_is_approved_from_elsewhere() -> None:
     assert {event.path for event in seen} == {(), ("c1",)}
     assert [item.type for item in attached.new_items] == [item.type for item in result.new_items]
     await store.aclose()
+
+
+async def test_after_a_cancel_nothing_waits() -> None:
+    """The nested run's call was answered as every open one: the state of the run asks nobody for anything."""
+    clock, desk = FakeClock(), Desk()
+    result = Runner.run_streamed(desk.agent, "hi", run_config=RunConfig(on_approval="wait", clock=clock))
+    while not result.pending_approvals:
+        await clock.sleep(0.1)
+    result.cancel()
+    events = await _all(result)
+    assert events[-1].data.status == "cancelled"
+    state = result.to_state()
+    assert (state.get_interruptions(), result.interruptions) == ([], [])
+    assert "nested" not in state.to_json()
+    assert (await Runner.run(desk.agent, state)).final_output == "done"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from runstream.errors import AgentsException, LeaseLost, RunNotFound, StoreUnavailable
+from runstream.errors import LeaseLost, RunNotFound, StoreUnavailable
 from runstream.events.event import Event, RunStatus
 from runstream.log.base import Command, NewRun, StoredStatus
 from runstream.log.writer import RunWriter
@@ -16,6 +16,9 @@ from runstream.run.host import StoreHost, opened, run_worker_name
 __all__ = ["DurableRun", "make_durable"]
 
 _logger = logging.getLogger("runstream")
+
+# Between two attempts to enter a run into a store that is away.
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
 
 
 class DurableRun:
@@ -111,26 +114,36 @@ class DurableRun:
 async def make_durable(run: ActiveRun) -> None:
     """Enter the run into its store.
 
-    Raises StoreError, RunExists; StoreUnavailable where the store cannot be used within `store_timeout_s`. A run that
-    is to go on without its store does so.
+    Raises StoreError, RunExists; StoreUnavailable where the store cannot be opened, or does not take the run within
+    `store_timeout_s`. A run that is to go on without its store does so.
     """
     config = run.config
     assert config.store is not None
+    failure: StoreUnavailable | None = None
     try:
         async with run.clock.timeout(config.store_timeout_s):
             host = await opened(config.store, run.clock)
             entered = NewRun(run.run_id, run.starting_agent.name, owner=config.owner)
-            epoch = await host.store.create(entered, worker=run_worker_name(), lease_s=config.lease_s)
+            worker, pause_s = run_worker_name(), _FIRST_PAUSE_S
+            while True:
+                try:
+                    epoch = await host.store.create(entered, worker=worker, lease_s=config.lease_s)
+                    break
+                except StoreUnavailable as error:
+                    failure = error
+                await run.clock.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LAST_PAUSE_S)
     except TimeoutError:
-        error: AgentsException = StoreUnavailable(
-            f"the store has not taken the run within {config.store_timeout_s:g} s (RunConfig.store_timeout_s)"
+        why = "" if failure is None else f": {failure}"
+        failure = StoreUnavailable(
+            f"the store has not taken the run within {config.store_timeout_s:g} s (RunConfig.store_timeout_s){why}"
         )
     except StoreUnavailable as unavailable:
-        error = unavailable
+        failure = unavailable  # it cannot even be opened: a wrong URL, more often than not
     else:
         run.durable = DurableRun(run, host, epoch)
         run.durable.changed(urgent=True)
         return
     if config.on_store_failure == "fail":
-        raise error
-    _logger.error("%s goes on without its store: %s", run.run_id, error)
+        raise failure
+    _logger.error("%s goes on without its store: %s", run.run_id, failure)

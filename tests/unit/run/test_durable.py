@@ -165,11 +165,14 @@ async def test_a_run_that_went_on_is_whole_once_the_store_is_back(scene: Scene) 
 
 
 class Closed(StoreWrapper):
-    """A store that takes no run: it refuses, or never answers."""
+    """A store that takes no run: it refuses, or never answers; until it is back."""
 
     error: Exception | None = None
+    is_back = False
 
     async def create(self, run: NewRun, *, worker: str | None = None, lease_s: float = 0.0) -> int:
+        if self.is_back:
+            return await self.store.create(run, worker=worker, lease_s=lease_s)
         if self.error is None:
             await asyncio.get_running_loop().create_future()
             raise AssertionError
@@ -190,6 +193,18 @@ async def test_a_store_that_cannot_be_used_from_the_start(
     await result.wait()
     assert result.final_output == WORDS
     assert "goes on without its store" in caplog.text
+
+
+async def test_a_run_that_begins_while_the_store_is_away_for_a_moment(scene: Scene) -> None:
+    """It waits for its store, as one that is under way."""
+    closed = Closed(scene.memory)
+    closed.error = StoreUnavailable("away")
+    result = scene.start(store=closed)
+    await scene.clock.sleep(2.0)
+    assert scene.agent.model.calls == ()  # type: ignore[union-attr]
+    closed.is_back = True
+    await result.wait()
+    assert (await scene.stored())[-1].data.status == "completed"
 
 
 async def test_a_run_of_an_id_that_is_taken(scene: Scene) -> None:

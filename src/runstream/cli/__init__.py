@@ -14,6 +14,7 @@ _COMMANDS = {
     "demo": "Stream a support desk with tools and a handoff; needs no key.",
     "endpoint": "A local model server with scripted answers and faults.",
     "run": "Run a script written for the OpenAI Agents SDK with runstream.",
+    "serve": "Put agents behind HTTP, for browsers, terminals and programs.",
     "worker": "Carry out the runs of a store, beside other workers.",
     "submit": "Leave a run to the workers of a store.",
     "runs": "List the runs of a store.",

@@ -1,0 +1,168 @@
+"""`runstream serve MODULE:AGENT…`: agents behind HTTP, for browsers, terminals and other programs."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runstream.cli.loading import load_agents
+from runstream.cli.storage import DurationType
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from runstream.server.service import Service
+
+__all__ = ["command"]
+
+_FEW_TASKS_S = 5
+
+
+@click.command("serve")
+@click.argument("references", metavar="MODULE:AGENT...", nargs=-1, required=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0 picks a free one.")
+@click.option(
+    "--store",
+    "url",
+    envvar="RUNSTREAM_STORE",
+    metavar="URL",
+    help="sqlite:///runs.db, redis://host, …  [default: RUNSTREAM_STORE, or a file in your data folder]",
+)
+@click.option(
+    "--token",
+    "tokens",
+    envvar="RUNSTREAM_TOKENS",
+    metavar="[OWNER=]TOKEN",
+    multiple=True,
+    help="Bearer token, or its sha256:…; with an owner, for their runs alone. Better in RUNSTREAM_TOKENS, as a list "
+    "with spaces. Needed unless the server is on this machine alone.",
+)
+@click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="A name that the server goes by.")
+@click.option("--allow-origin", "origins", metavar="ORIGIN", multiple=True, help="Its pages may use the server.")
+@click.option("--sessions", metavar="FILE", help="SQLite file with conversations.  [default: in your data folder]")
+@click.option("--max-runs", type=click.IntRange(1), default=1000, show_default=True, help="Runs at once.")
+@click.option(
+    "--drain",
+    "drain_s",
+    type=DurationType(),
+    default="30s",
+    show_default=True,
+    help="After Ctrl-C or SIGTERM: how long runs may take to end, and then again to end their turn.",
+)
+def command(
+    references: tuple[str, ...],
+    host: str,
+    port: int,
+    url: str | None,
+    tokens: tuple[str, ...],
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    sessions: str | None,
+    max_runs: int,
+    drain_s: float,
+) -> None:
+    """Serve agents over HTTP. Runs go on whether anybody reads or not, and when the server is started again.
+
+    The first Ctrl-C or SIGTERM takes no more runs and lets those that go on end, or hands them on when the time of
+    --drain is up; the second one hands them on at once.
+    """
+    if not tokens and not _is_loopback(host):
+        raise click.UsageError(
+            f"{host} can be reached from other machines: give --token (or RUNSTREAM_TOKENS), or stay on 127.0.0.1"
+        )
+    agents = load_agents(references)
+    from runstream.errors import AgentsException, MissingExtra
+    from runstream.server import Limits, create_app
+    from runstream.server.app import service_of
+
+    try:
+        if importlib.util.find_spec("uvicorn") is None:
+            raise MissingExtra("the server", "server")
+        app = create_app(
+            agents,
+            store=url,
+            tokens=_owners(tokens) if tokens else None,
+            allowed_hosts=(*hosts, *(() if host in ("0.0.0.0", "::") else (_in_url(host),))),
+            allowed_origins=origins,
+            session=_sessions(sessions),
+            limits=Limits(runs=max_runs),
+            drain_s=drain_s,
+        )
+    except AgentsException as error:
+        raise click.ClickException(str(error)) from error
+    _serve(app, service_of(app), host, port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _owners(tokens: tuple[str, ...]) -> dict[str, str | None]:
+    """From each token to its owner."""
+    found: dict[str, str | None] = {}
+    for text in tokens:
+        owner, separator, token = text.partition("=")
+        found[token if separator else text] = owner if separator else None
+    return found
+
+
+def _sessions(file: str | None) -> Any:
+    from runstream.server.service import data_folder
+    from runstream.sessions.sqlite import SQLiteSession
+
+    path = os.path.expanduser(file) if file is not None else data_folder() / "sessions.db"
+
+    def session_of(session_id: str) -> Any:
+        return SQLiteSession(session_id, path)
+
+    return session_of
+
+
+def _serve(app: Any, service: Service, host: str, port: int) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Lets the runs end before it closes its connections, so that their readers see how."""
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            for server in self.servers:
+                for socket in server.sockets:
+                    address, actual_port = socket.getsockname()[:2]
+                    click.echo(f"http://{_in_url(address)}:{actual_port}")
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if self.should_exit:
+                service.hurry()
+            self.should_exit = True
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            await service.stop()
+            await super().shutdown(sockets)
+
+    # What is left then are clients that take nothing.
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=_FEW_TASKS_S,
+        server_header=False,
+        date_header=False,
+    )
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    Server(config).run()

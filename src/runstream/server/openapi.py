@@ -1,0 +1,180 @@
+"""The OpenAPI description of the server's own protocol. Written by hand: a promise, which tests keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["describe"]
+
+_STATUSES = ["queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted"]
+
+
+def describe(agents: Sequence[str], root: str, *, needs_token: bool) -> dict[str, Any]:
+    """The description of a server with these agents, below that path."""
+    described: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "runstream", "version": "1", "description": "Runs of agents, and their events."},
+        "servers": [{"url": root or "/"}],
+        "paths": _paths(agents),
+        "components": {"schemas": _schemas(agents)},
+    }
+    if needs_token:
+        described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        described["security"] = [{"token": []}]
+    return described
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _content(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _reply(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": text, "content": _content(schema)}
+
+
+_EVENT_STREAM: dict[str, Any] = {
+    "description": (
+        "Server-sent events: `id` is the cursor `<epoch>-<seq>`, `data` one event of the run. An event `resync` says "
+        "that the given cursor is no place in the log, and from which one the stream goes on; an event `failure` that "
+        "it cannot go on for now. Ends after the event of the kind `run.end`."
+    ),
+    "headers": {"Runstream-Run-Id": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+_RUN_ID = {"name": "run_id", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _errors(*statuses: int) -> dict[str, Any]:
+    everywhere = (400, 401, 403, 500, 503)
+    return {str(status): _reply("Refused", _ref("Error")) for status in (*everywhere, *statuses)}
+
+
+def _query(name: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": text, "schema": schema}
+
+
+def _body(name: str) -> dict[str, Any]:
+    return {"required": True, "content": _content(_ref(name))}
+
+
+def _asking(summary: str, body: str) -> dict[str, Any]:
+    replies = {"202": _reply("Accepted", _ref("Accepted")), **_errors(404, 409, 413, 415, 422)}
+    if body == "Cancel":
+        replies["200"] = _reply("It has ended already", _ref("Accepted"))
+    return {"summary": summary, "parameters": [_RUN_ID], "requestBody": _body(body), "responses": replies}
+
+
+def _paths(agents: Sequence[str]) -> dict[str, Any]:
+    return {
+        "/runs": {
+            "post": {
+                "summary": "Begin a run",
+                "description": "With `Accept: text/event-stream` its events are the answer.",
+                "requestBody": _body("NewRun"),
+                "responses": {
+                    "200": _EVENT_STREAM,
+                    "201": _reply("It has begun", _ref("Begun")),
+                    **_errors(413, 415, 422, 429),
+                },
+            },
+            "get": {
+                "summary": "The newest runs",
+                "parameters": [
+                    _query("status", "May be given again.", {"type": "array", "items": {"enum": _STATUSES}}),
+                    _query("agent", "Name of the agent that it began with.", {"type": "string"}),
+                    _query("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000}),
+                ],
+                "responses": {"200": _reply("Runs", _ref("Runs")), **_errors(422)},
+            },
+        },
+        "/runs/{run_id}": {
+            "get": {
+                "summary": "The run as an interface shows it",
+                "parameters": [_RUN_ID],
+                "responses": {"200": _reply("A snapshot", _ref("Snapshot")), **_errors(404)},
+            },
+            "delete": {
+                "summary": "Remove the run and all that belongs to it",
+                "parameters": [_RUN_ID],
+                "responses": {"204": {"description": "It is gone"}, **_errors(404)},
+            },
+        },
+        "/runs/{run_id}/events": {
+            "get": {
+                "summary": "The events of a run: what was, then what comes",
+                "parameters": [
+                    _RUN_ID,
+                    _query("after", "The cursor of the last event that was seen.", {"type": "string"}),
+                    {
+                        "name": "Last-Event-ID",
+                        "in": "header",
+                        "description": "As `after`.",
+                        "schema": {"type": "string"},
+                    },
+                ],
+                "responses": {
+                    "200": _EVENT_STREAM,
+                    "204": {"description": "The run has ended, and the cursor is its last event."},
+                    **_errors(404, 429),
+                },
+            }
+        },
+        "/runs/{run_id}/cancel": {"post": _asking("Stop the run, at once or after its turn", "Cancel")},
+        "/runs/{run_id}/approvals": {"post": _asking("Answer a call that waits for a person", "Approval")},
+        "/runs/{run_id}/input": {"post": _asking("Say something more while the run goes on", "MoreInput")},
+        "/healthz": {"get": {"summary": "The process answers", "security": [], "responses": _health("200")}},
+        "/readyz": {"get": {"summary": "Runs are taken", "security": [], "responses": _health("200", "503")}},
+    }
+
+
+def _health(*statuses: str) -> dict[str, Any]:
+    return {status: _reply("Its status", _ref("Health")) for status in statuses} | {
+        "403": _reply("Refused", _ref("Error")),
+    }
+
+
+def _object(required: Sequence[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def _schemas(agents: Sequence[str]) -> dict[str, Any]:
+    text = {"type": "string"}
+    truth = {"type": "boolean"}
+    optional_text = {"type": ["string", "null"]}
+    moment = {"type": "number", "description": "Seconds since the epoch."}
+    given = {"oneOf": [text, {"type": "array", "items": {"type": "object"}, "minItems": 1}]}
+    run = {
+        "run_id": text,
+        "agent": text,
+        "status": {"enum": _STATUSES},
+        "owner": optional_text,
+        "cursor": text,
+        "created_at": moment,
+        "updated_at": moment,
+        "ended_at": {"type": ["number", "null"]},
+    }
+    agent = {"enum": [*agents, None], "description": "Needed where there are several."}
+    return {
+        "NewRun": {
+            **_object(["input"], input=given, agent=agent, session=optional_text),
+            "additionalProperties": False,
+        },
+        "Cancel": {**_object([], mode={"enum": ["immediate", "after_turn"]}), "additionalProperties": False},
+        "Approval": {
+            **_object(["call_id", "approve"], call_id=text, approve=truth, always=truth, message=optional_text),
+            "additionalProperties": False,
+        },
+        "MoreInput": {**_object(["input"], input=given), "additionalProperties": False},
+        "Begun": _object(["run_id", "agent", "cursor"], run_id=text, agent=text, cursor=text),
+        "Accepted": _object(["run_id", "accepted"], run_id=text, accepted=truth),
+        "Run": _object(list(run), **run),
+        "Runs": _object(["runs"], runs={"type": "array", "items": _ref("Run")}),
+        "Snapshot": _object([*run, "view"], **run, view={"type": "object", "description": "See docs/views.md."}),
+        "Health": _object(["status"], status=text),
+        "Error": _object(["error"], error=_object(["code", "message"], code=text, message=text)),
+    }

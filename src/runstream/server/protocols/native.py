@@ -1,0 +1,169 @@
+"""The server's own protocol: every event as one frame, its id the cursor `<epoch>-<seq>`, its data the event's record.
+
+The record is that of `events/codec`, less what readers need not know: see `shown`. Pure; without state, so that the
+bytes of a batch are the same for all readers, from any cursor, live or replayed.
+
+Invariant: a frame is `id:`, at most one `event:` and one `data:` line, whatever models and users write.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import msgspec
+
+from runstream.events.codec import VERSION, plain, whole_characters
+from runstream.events.event import AGENT_START, ITEM, MODEL, RUN_END, RUN_START, Event
+from runstream.log.cursor import Cursor
+
+__all__ = [
+    "HEARTBEAT",
+    "OPENING",
+    "encode",
+    "failure",
+    "message",
+    "record",
+    "redacted",
+    "resync",
+    "resync_message",
+    "shown",
+]
+
+OPENING: Final = b"retry: 1000\n\n"
+"""The first bytes of a stream, sent before there is an event: proxies and browsers see that it has begun."""
+HEARTBEAT: Final = b": \n\n"
+
+# What readers see of the object that the lifecycle events of a model repeat: the others hold instructions, schemas of
+# tools, and settings.
+_RESPONSE_FIELDS: Final = (
+    "id", "object", "created_at", "completed_at", "status", "error", "incomplete_details", "model", "output", "usage",
+)  # fmt: skip
+_SECRETS: Final = re.compile(
+    r"\b(?:sk|pk|rk|ghp|gho|xox[abp])[-_][A-Za-z0-9_*-]{8,}|(?i:\bbearer)\s+[^\s'\"]{8,}|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
+)
+
+_encode_json = msgspec.json.Encoder(enc_hook=plain).encode
+
+
+def encode(events: Sequence[Event], epoch: int) -> bytes:
+    """The events as server-sent events; all of one epoch."""
+    return b"".join([b"id: %d-%d\ndata: %b\n\n" % (epoch, event.seq, record(event)) for event in events])
+
+
+def message(event: Event, epoch: int) -> str:
+    """The same event as a WebSocket message: the fields of the frame as JSON."""
+    return b'{"id":"%d-%d","data":%b}'.__mod__((epoch, event.seq, record(event))).decode()
+
+
+def resync(reason: str, given: str, after: Cursor) -> bytes:
+    """Says that a cursor is no place in the log, and where the stream goes on."""
+    data = _encode_json({"reason": reason, "cursor": given, "after": str(after)})
+    return b"id: %b\nevent: resync\ndata: %b\n\n" % (str(after).encode(), data)
+
+
+def failure(code: str) -> bytes:
+    """Says why a stream ends though its run has not. Without an id: the client goes on from where it was."""
+    return b"event: failure\ndata: %b\n\n" % _encode_json({"code": code})
+
+
+def resync_message(reason: str, given: str, after: Cursor) -> str:
+    """`resync` as a WebSocket message."""
+    data = {"reason": reason, "cursor": given, "after": str(after)}
+    return _encode_json({"id": str(after), "event": "resync", "data": data}).decode()
+
+
+def record(event: Event) -> bytes:
+    """The event's record as JSON in one line."""
+    head, tail = _around(event.run_id, event.kind, event.agent, event.attempt, event.path)
+    return b'%b%d,"at":%b%b%b}' % (head, event.seq, repr(round(event.at, 6)).encode(), tail, _data(event))
+
+
+@functools.lru_cache(maxsize=4096)
+def _around(run_id: str, kind: str, agent: str | None, attempt: int, path: tuple[str, ...]) -> tuple[bytes, bytes]:
+    """What stands before the seq and after the time."""
+    head = b'{"v":%d,"run":%b,"seq":' % (VERSION, _json(run_id))
+    tail = b',"kind":' + _json(kind)
+    if agent is not None:
+        tail += b',"agent":' + _json(agent)
+    if attempt:
+        tail += b',"attempt":%d' % attempt
+    if path:
+        tail += b',"path":' + _json(path)
+    return head, tail + b',"data":'
+
+
+def _data(event: Event) -> bytes:
+    data = event.data
+    if (event.kind == MODEL and event.frame is not None) or hasattr(data, "__pydantic_fields_set__"):
+        fields: dict[str, Any] = data.__dict__
+        if (
+            fields.get("delta").__class__ is str
+            and len(data.__pydantic_fields_set__) == len(fields)
+            and not data.__pydantic_extra__
+        ):
+            return _json(fields)  # all of it is plain
+    return _json(shown(event))
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return _encode_json(value)
+    except UnicodeEncodeError:
+        return _encode_json(whole_characters(plain(value)))
+
+
+def shown(event: Event) -> Any:
+    """The event's data as JSON data, as readers may see it: without instructions, schemas of tools and settings (of
+    which the lifecycle events of models hold copies), without what only workers need, errors without credentials."""
+    kind = event.kind
+    data = plain(event.data)
+    if not isinstance(data, dict):
+        return data
+    fields = cast("dict[str, Any]", data)
+    if kind == MODEL:
+        return _model(fields)
+    if kind == ITEM:
+        return {**fields, "raw": _item(fields.get("raw"))}
+    if kind == RUN_START:
+        return {"input": fields["input"], "max_turns": fields["max_turns"]}
+    if kind == AGENT_START:
+        return {"previous": fields["previous"]}
+    if kind == RUN_END and fields["error"] is not None:
+        error = fields["error"]
+        return {**fields, "error": {**error, "message": redacted(error["message"])}}
+    return fields
+
+
+def _model(fields: dict[str, Any]) -> dict[str, Any]:
+    response = fields.get("response")
+    if isinstance(response, dict):
+        of_response = cast("dict[str, Any]", response)
+        kept = {name: of_response[name] for name in _RESPONSE_FIELDS if name in of_response}
+        if isinstance(kept.get("output"), list):
+            kept["output"] = [_item(item) for item in kept["output"]]
+        fields = {**fields, "response": kept}
+    if "item" in fields:
+        fields = {**fields, "item": _item(fields["item"])}
+    return fields
+
+
+def _item(item: Any) -> Any:
+    """An item of a response: of the tools of a remote server only the names, and nothing that only the provider can
+    read."""
+    if not isinstance(item, dict):
+        return item
+    fields = cast("dict[str, Any]", item)
+    if fields.get("type") == "mcp_list_tools":
+        tools = cast("list[dict[str, Any]]", fields.get("tools") or [])
+        fields = {**fields, "tools": [{"name": tool.get("name")} for tool in tools]}
+    if "encrypted_content" in fields:
+        fields = {name: value for name, value in fields.items() if name != "encrypted_content"}
+    return fields
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a key, a bearer token or the password of a URL."""
+    return _SECRETS.sub("[redacted]", text)

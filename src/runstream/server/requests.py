@@ -1,0 +1,95 @@
+"""What clients send: decoded, checked and bounded, before anything is done."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+from urllib.parse import quote
+
+import msgspec
+
+from runstream.server.answers import Refused
+
+__all__ = ["AnswerCall", "CancelRun", "MoreInput", "NewRun", "checked_input", "decode_body", "session_key"]
+
+_PARTS = frozenset(("input_text", "input_image", "input_file", "input_audio"))
+_LONGEST_SESSION = 200
+
+
+class NewRun(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /runs."""
+
+    input: str | list[Any]
+    agent: str | None = None
+    session: str | None = None
+
+
+class CancelRun(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /runs/{id}/cancel."""
+
+    mode: Literal["immediate", "after_turn"] = "immediate"
+
+
+class AnswerCall(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /runs/{id}/approvals."""
+
+    call_id: str
+    approve: bool
+    always: bool = False
+    message: str | None = None
+
+
+class MoreInput(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /runs/{id}/input."""
+
+    input: str | list[Any]
+
+
+def decode_body(body: bytes, wanted: type[Any]) -> Any:
+    """The body as that. Raises Refused for what is no such JSON."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=wanted)
+    except msgspec.ValidationError as error:
+        raise Refused(422, "invalid_body", f"the body is not as it should be: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, "invalid_json", "the body is no JSON") from error
+
+
+def checked_input(given: str | list[Any], max_chars: int, *, any_items: bool) -> str | list[Any]:
+    """The input of a run. Unless `any_items`, a list holds messages of the user alone: instructions, and outputs of
+    tools, are not for clients to write. Raises Refused."""
+    size = len(given) if isinstance(given, str) else len(msgspec.json.encode(given))
+    if size > max_chars:
+        raise Refused(413, "input_too_long", f"the input has {size} characters; at most {max_chars} are taken")
+    if isinstance(given, str):
+        return given
+    if not given:
+        raise Refused(422, "invalid_input", "the input is empty")
+    for item in given:
+        if not isinstance(item, dict):
+            raise Refused(422, "invalid_input", "an input item is an object, as {'role': 'user', 'content': ...}")
+        if not any_items and not _is_of_user(cast("dict[str, Any]", item)):
+            raise Refused(
+                422, "invalid_input", "input items are messages of the role 'user', with text, image, file or audio"
+            )
+    return given
+
+
+def _is_of_user(item: dict[str, Any]) -> bool:
+    if item.get("type", "message") != "message" or item.get("role") != "user":
+        return False
+    content = item.get("content")
+    if isinstance(content, str):
+        return True
+    if not isinstance(content, list):
+        return False
+    parts = cast("list[Any]", content)
+    return all(isinstance(part, dict) and cast("dict[str, Any]", part).get("type") in _PARTS for part in parts)
+
+
+def session_key(session: str | None, owner: str | None) -> str | None:
+    """The name of a conversation among those of everybody: nobody can name another's."""
+    if session is None:
+        return None
+    if not 0 < len(session) <= _LONGEST_SESSION or not session.isprintable():
+        raise Refused(422, "invalid_session", f"a session is named by 1 to {_LONGEST_SESSION} printable characters")
+    return f"{'' if owner is None else quote(owner, safe='')}/{session}"

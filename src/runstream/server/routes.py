@@ -1,0 +1,247 @@
+"""What each address does. Handlers check who asks, ask the store, and answer; streams are in `streaming.py`."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from runstream.errors import AgentsException, RunNotFound, RunSealed
+from runstream.log.base import Command, RunRecord
+from runstream.log.cursor import Cursor, epoch_of
+from runstream.run.claimed import Job
+from runstream.run.inbox import approval_command, approval_of, input_command
+from runstream.run.runner import Runner
+from runstream.server.access import Action, User
+from runstream.server.answers import Refused, json_bytes, refusal_of, run_json
+from runstream.server.carrier import Stopping, TooManyRuns
+from runstream.server.hub import TooManyReaders
+from runstream.server.openapi import describe
+from runstream.server.reader import Reader
+from runstream.server.requests import AnswerCall, CancelRun, MoreInput, NewRun, checked_input, decode_body, session_key
+from runstream.server.service import Service
+from runstream.server.streaming import EventStream, send_messages, start_at
+
+__all__ = ["routes_of"]
+
+RUN_ID_HEADER = "Runstream-Run-Id"
+_LISTED = 100
+_MOST_LISTED = 1000
+_STATUSES = frozenset(("queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted"))
+
+
+def routes_of(service: Service) -> list[Any]:
+    """The addresses of an app."""
+    handlers = _Handlers(service)
+    return [
+        Route("/runs", handlers.create, methods=["POST"]),
+        Route("/runs", handlers.list_runs, methods=["GET"]),
+        Route("/runs/{run_id}", handlers.snapshot, methods=["GET"]),
+        Route("/runs/{run_id}", handlers.delete, methods=["DELETE"]),
+        Route("/runs/{run_id}/events", handlers.events, methods=["GET"]),
+        Route("/runs/{run_id}/cancel", handlers.cancel, methods=["POST"]),
+        Route("/runs/{run_id}/approvals", handlers.approve, methods=["POST"]),
+        Route("/runs/{run_id}/input", handlers.add_input, methods=["POST"]),
+        WebSocketRoute("/runs/{run_id}/ws", handlers.websocket),
+        Route("/healthz", handlers.health, methods=["GET"]),
+        Route("/readyz", handlers.ready, methods=["GET"]),
+        Route("/openapi.json", handlers.openapi, methods=["GET"]),
+    ]
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json_bytes(value), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
+
+
+def _user(connection: Request | WebSocket) -> User:
+    """Who asks, as the guard has found out."""
+    return cast("User", connection.scope["runstream.user"])
+
+
+class _Handlers:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def _record(self, user: User, action: Action, run_id: str) -> RunRecord:
+        """The run, where they may do that with it. Another's run is as one that is not there: its id tells nothing."""
+        record = await self._service.carrier.store.find(run_id)
+        if not await self._service.gate.allows(user, action, run_id, record.owner):
+            raise RunNotFound(run_id, self._service.carrier.store.url)
+        return record
+
+    async def _check(self, user: User, action: Action) -> None:
+        if not await self._service.gate.allows(user, action):
+            raise Refused(403, "forbidden", "this is not allowed")
+
+    def _reader(self, run_id: str, after: int) -> Reader:
+        try:
+            return self._service.hub.open(run_id, after)
+        except TooManyReaders:
+            raise Refused(
+                429, "too_many_readers", "the run has as many readers as this server allows", {"Retry-After": "5"}
+            ) from None
+
+    # Beginning.
+
+    async def create(self, request: Request) -> Any:
+        service, user = self._service, _user(request)
+        await self._check(user, "create")
+        body: NewRun = decode_body(await request.body(), NewRun)
+        agent = self._agent(body.agent)
+        if body.session is not None and not service.keeps_sessions:
+            raise Refused(422, "no_sessions", "this server keeps no conversations")
+        given = checked_input(body.input, service.limits.input_chars, any_items=service.trusts_input)
+        context: Any = None if service.context is None else service.context(user.name)
+        if hasattr(context, "__await__"):
+            context = await context
+        job = Job(given, service.max_turns, context, session_key(body.session, user.name))
+        try:
+            run_id = await service.carrier.submit(agent, job, user.name)
+        except TooManyRuns:
+            raise Refused(
+                429, "too_many_runs", f"{service.limits.runs} runs are under way: try again later", {"Retry-After": "1"}
+            ) from None
+        except Stopping:
+            raise Refused(503, "stopping", "the server is about to stop", {"Retry-After": "1"}) from None
+        headers = {RUN_ID_HEADER: run_id, "Location": f"{request.scope.get('root_path', '')}/runs/{run_id}"}
+        if not _wants_events(request):
+            return _json({"run_id": run_id, "agent": agent, "cursor": "0-0"}, 201, headers)
+        reader = self._reader(run_id, 0)
+        reader.join()
+        return EventStream(service.hub, reader, headers)
+
+    def _agent(self, name: str | None) -> str:
+        names = self._service.agent_names
+        if name is None:
+            if len(names) == 1:
+                return names[0]
+            raise Refused(422, "agent_needed", f"say which agent: {', '.join(names)}")
+        if name not in names:
+            raise Refused(422, "unknown_agent", f"there is no agent of that name: there are {', '.join(names)}")
+        return name
+
+    # Reading.
+
+    async def events(self, request: Request) -> Any:
+        run_id = request.path_params["run_id"]
+        record = await self._record(_user(request), "read", run_id)
+        given = request.headers.get("last-event-id")
+        if given is None:
+            given = request.query_params.get("after", "")
+        start = start_at(given, record)
+        headers = {RUN_ID_HEADER: run_id}
+        if record.ended and start.reason is None and start.after.seq >= record.last_seq > 0:
+            return Response(None, 204, headers)  # tells an EventSource not to come again
+        return EventStream(self._service.hub, self._reader(run_id, start.after.seq), headers, start)
+
+    async def websocket(self, websocket: WebSocket) -> None:
+        run_id = websocket.path_params["run_id"]
+        try:
+            record = await self._record(_user(websocket), "read", run_id)
+            start = start_at(websocket.query_params.get("after", ""), record)
+            reader = self._reader(run_id, start.after.seq)
+        except (AgentsException, Refused) as error:
+            refused = refusal_of(error) if isinstance(error, AgentsException) else error
+            await websocket.close(4000 + (refused.status if refused is not None else 500))
+            return
+        offered = websocket.scope.get("subprotocols", ())
+        try:
+            await websocket.accept("runstream" if "runstream" in offered else None)
+        except BaseException:
+            reader.close()
+            raise
+        await send_messages(self._service.hub, reader, websocket, start)
+
+    async def snapshot(self, request: Request) -> Response:
+        record = await self._record(_user(request), "read", request.path_params["run_id"])
+        view = await self._service.snapshots.of(record)
+        cursor = Cursor(epoch_of(view["last_seq"], record.epochs), view["last_seq"])
+        return _json({**run_json(record), "cursor": str(cursor), "view": view})
+
+    async def list_runs(self, request: Request) -> Response:
+        user = _user(request)
+        await self._check(user, "list")
+        query = request.query_params
+        limit = query.get("limit", str(_LISTED))
+        if not limit.isdecimal() or not 0 < len(limit) < 5 or not 0 < int(limit) <= _MOST_LISTED:
+            raise Refused(422, "invalid_limit", f"limit is a number from 1 to {_MOST_LISTED}")
+        statuses = query.getlist("status")
+        if not _STATUSES.issuperset(statuses):
+            raise Refused(422, "invalid_status", f"status is one of {', '.join(sorted(_STATUSES))}")
+        records = await self._service.carrier.store.list_runs(
+            status=cast("Any", statuses) or None, agent=query.get("agent"), owner=user.name, limit=int(limit)
+        )
+        return _json({"runs": [run_json(record) for record in records]})
+
+    # Asking something of a run.
+
+    async def cancel(self, request: Request) -> Response:
+        body: CancelRun = decode_body(await request.body(), CancelRun)
+        record = await self._record(_user(request), "cancel", request.path_params["run_id"])
+        try:
+            await self._send(record, Command("cancel", {"mode": body.mode}))
+        except RunSealed:
+            return _json({"run_id": record.run_id, "accepted": False})  # it has ended meanwhile: nothing to stop
+        return _json({"run_id": record.run_id, "accepted": True}, 202)
+
+    async def approve(self, request: Request) -> Response:
+        body: AnswerCall = decode_body(await request.body(), AnswerCall)
+        record = await self._record(_user(request), "approve", request.path_params["run_id"])
+        if record.ended:
+            raise RunSealed(record.run_id)
+        store = self._service.carrier.store
+        attached = await Runner.attach(record.run_id, store=store, after=record.first_seq - 1)
+        waiting = {item.call_id: item for item in attached.pending_approvals}
+        item = waiting.get(body.call_id)
+        if item is None:
+            raise Refused(409, "not_waiting", "no such call waits for an answer")
+        answer = approval_of(
+            body.call_id, item.tool_name or "", approved=body.approve, always=body.always, message=body.message
+        )
+        await self._send(record, approval_command(answer))
+        return _json({"run_id": record.run_id, "accepted": True}, 202)
+
+    async def add_input(self, request: Request) -> Response:
+        service = self._service
+        body: MoreInput = decode_body(await request.body(), MoreInput)
+        record = await self._record(_user(request), "input", request.path_params["run_id"])
+        given = checked_input(body.input, service.limits.input_chars, any_items=service.trusts_input)
+        await self._send(record, input_command(given))
+        return _json({"run_id": record.run_id, "accepted": True}, 202)
+
+    async def _send(self, record: RunRecord, command: Command) -> None:
+        carrier = self._service.carrier
+        if record.ended:
+            raise RunSealed(record.run_id)
+        await carrier.store.send(record.run_id, command)
+        await carrier.host.bring(record.run_id)  # at once, where the run is carried out here
+
+    async def delete(self, request: Request) -> Response:
+        carrier = self._service.carrier
+        record = await self._record(_user(request), "delete", request.path_params["run_id"])
+        await carrier.store.delete(record.run_id)
+        hosted = carrier.host.run_of(record.run_id)
+        if hosted is not None:
+            hosted.lose(RunNotFound(record.run_id, carrier.store.url))
+        return Response(None, 204)
+
+    # About the server.
+
+    async def health(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        ready = self._service.ready
+        return _json({"status": "ready" if ready else "not_ready"}, 200 if ready else 503)
+
+    async def openapi(self, request: Request) -> Response:
+        service = self._service
+        root = str(request.scope.get("root_path", ""))
+        return _json(describe(service.agent_names, root, needs_token=not service.gate.is_open))
+
+
+def _wants_events(request: Request) -> bool:
+    return "text/event-stream" in request.headers.get("accept", "").lower()

@@ -1,0 +1,169 @@
+"""A run to one client, as it goes on: server-sent events and WebSocket messages, from the same readers.
+
+Invariant: a client that is slow, or gone, costs its reader alone; nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from runstream.errors import AgentsException, CursorExpired, CursorInvalid, StoreError
+from runstream.log.base import RunRecord
+from runstream.log.cursor import Cursor, epoch_of, resolve
+from runstream.server.answers import refusal_of
+from runstream.server.hub import Hub
+from runstream.server.protocols import native
+from runstream.server.reader import Reader
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+    from starlette.websockets import WebSocket
+
+__all__ = ["STREAM_HEADERS", "EventStream", "Start", "send_messages", "start_at"]
+
+STREAM_HEADERS: dict[str, str] = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Start:
+    """Where a reader begins; `reason` is why that is not where it asked to."""
+
+    __slots__ = ("after", "given", "reason")
+
+    def __init__(self, after: Cursor, given: str = "", reason: str | None = None) -> None:
+        self.after = after
+        self.given = given
+        self.reason = reason
+
+
+def start_at(given: str, record: RunRecord) -> Start:
+    """The place of a cursor in the run's log, or the one to go on from where it has none."""
+    try:
+        seq = resolve(given, record.epochs, record.first_seq, record.last_seq)
+    except CursorInvalid as error:
+        return Start(_cursor(error.resync_after, record), error.cursor, error.reason)
+    except CursorExpired as error:
+        return Start(_cursor(error.first_seq - 1, record), given[:60], "expired")
+    return Start(_cursor(seq, record))
+
+
+def _cursor(seq: int, record: RunRecord) -> Cursor:
+    seq = max(seq, record.first_seq - 1)
+    return Cursor(epoch_of(seq, record.epochs), seq)
+
+
+class EventStream:
+    """The answer to a request for a run's events, as an ASGI application. It ends after `run.end`."""
+
+    def __init__(self, hub: Hub, reader: Reader, headers: dict[str, str], start: Start | None = None) -> None:
+        self._hub = hub
+        self._reader = reader
+        self._headers = [
+            (name.lower().encode(), value.encode()) for name, value in {**STREAM_HEADERS, **headers}.items()
+        ]
+        self._start = start
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reader = self._reader
+        task = reader.task = asyncio.current_task()
+        watching = asyncio.get_running_loop().create_task(_watch(receive, reader))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            opening = native.OPENING
+            if self._start is not None and self._start.reason is not None:
+                opening += native.resync(self._start.reason, self._start.given, self._start.after)
+            await send({"type": "http.response.body", "body": opening, "more_body": True})
+            await self._send_events(send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except asyncio.CancelledError:
+            if not reader.dropped or task is None or task.uncancel() > 0:
+                raise
+            # Too slow for too long, or gone: the server closes what is left of the connection.
+        except OSError:
+            pass  # how some servers tell that the client has gone
+        finally:
+            watching.cancel()
+            reader.close()
+
+    async def _send_events(self, send: Send) -> None:
+        reader = self._reader
+        while not reader.ended:
+            try:
+                batches = await reader.next()
+            except CursorExpired as error:
+                body = await self._skip(error)
+            except AgentsException as error:
+                body = _failure(error)
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                return
+            else:
+                if batches:
+                    body = batches[0].frames if len(batches) == 1 else b"".join([batch.frames for batch in batches])
+                elif reader.ended or self._hub.closing:
+                    return
+                else:
+                    body = native.HEARTBEAT
+            reader.sending = True
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            reader.sending = False
+
+    async def _skip(self, error: CursorExpired) -> bytes:
+        record = await self._hub.store.find(self._reader.run_id)
+        given = _cursor(self._reader.cursor, record)
+        after = _cursor(error.first_seq - 1, record)
+        self._reader.cursor = after.seq
+        return native.resync("expired", str(given), after)
+
+
+def _failure(error: AgentsException) -> bytes:
+    """The last frame of a stream that cannot go on though the run has not ended: the client may come again."""
+    refused = refusal_of(error)
+    code = "store_error" if refused is None or isinstance(error, StoreError) else refused.code
+    return native.failure(code)
+
+
+async def _watch(receive: Receive, reader: Reader) -> None:
+    """Wait for the client to go away."""
+    while True:
+        message: Any = await receive()
+        if message["type"] in ("http.disconnect", "websocket.disconnect"):
+            reader.drop()
+            return
+
+
+async def send_messages(hub: Hub, reader: Reader, websocket: WebSocket, start: Start) -> None:
+    """The run's events as WebSocket messages, each as it is committed; then the connection is closed (1000; 1012 where
+    the server stops, 1011 where the store fails)."""
+    task = reader.task = asyncio.current_task()
+    watching = asyncio.get_running_loop().create_task(_watch(websocket.receive, reader))
+    code = 1000
+    try:
+        if start.reason is not None:
+            await websocket.send_text(native.resync_message(start.reason, start.given, start.after))
+        while not reader.ended:
+            batches = await reader.next()
+            if not batches and (reader.ended or hub.closing):
+                break
+            reader.sending = True
+            for batch in batches:
+                for event in batch.events:
+                    await websocket.send_text(native.message(event, batch.epoch))
+            reader.sending = False
+        code = 1000 if reader.ended else 1012
+    except asyncio.CancelledError:
+        if not reader.dropped or task is None or task.uncancel() > 0:
+            raise
+        return
+    except AgentsException:
+        code = 1011
+    except (OSError, RuntimeError):
+        return  # the client has gone
+    finally:
+        watching.cancel()
+        reader.close()
+    await websocket.close(code)

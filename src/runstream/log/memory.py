@@ -15,7 +15,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -35,6 +35,8 @@ _RECENT = 4
 _UNREAD = 64
 # A stretch of text grows up to so many deltas: adding to it copies its text.
 _STRETCH = 512
+# So few deltas of one agent, before another one speaks, are kept together with those of the other.
+_SHORT = 64
 # What differs from one delta to the next.
 _VARYING: dict[str, Any] = {"delta": None, "sequence_number": None}
 
@@ -121,6 +123,15 @@ class _Texts:
         skip = max(after + 1 - self.first_seq, 0)
         return self._events(skip, range(skip, len(self._offsets)))
 
+    @property
+    def key(self) -> tuple[tuple[str, ...], type[Any]]:
+        """Whose deltas these are, and of which kind."""
+        return self._head[3], self._class
+
+    def read_from(self, index: int) -> list[Event]:
+        """The events from that index on, numbered as if no others were among them."""
+        return self._events(index, range(index, len(self._offsets)))
+
     def read_joined(self, after: int) -> list[Event]:
         return self._events(max(after + 1 - self.first_seq, 0), (len(self._offsets) - 1,))
 
@@ -145,6 +156,52 @@ class _Texts:
             data = build_event(fields)
             events.append(Event(run_id, self.first_seq + index, self._times[index], MODEL, agent, attempt, path, data))
             start = end
+        return events
+
+
+class _Mixed:
+    """Deltas of several agents that speak at once: a stretch for each of them, and whose turn it was each time."""
+
+    __slots__ = ("_latest", "_stretches", "_turns", "first_seq")
+
+    def __init__(self, texts: _Texts) -> None:
+        self.first_seq = texts.first_seq
+        self._stretches = [texts]
+        self._turns = array("H", bytes(2 * len(texts)))
+        """For each event the index of its stretch."""
+        self._latest: dict[Any, int] = {texts.key: 0}
+        """The stretch that an agent's deltas of one kind may continue."""
+
+    def extend(self, events: list[Event], start: int) -> int:
+        """Take in the events from that index on, as far as they are deltas; return where they end."""
+        limit = min(len(events), start + _STRETCH - len(self._turns))
+        while start < limit:
+            event = events[start]
+            key = (event.path, event.data.__class__)
+            index = self._latest.get(key)
+            if index is None or self._stretches[index].extend(events[start : start + 1], 0) == 0:
+                if not _packable(event):
+                    return start
+                index = self._latest[key] = len(self._stretches)
+                stretch = _Texts(event)
+                stretch.extend([event], 0)
+                self._stretches.append(stretch)
+            self._turns.append(index)
+            start += 1
+        return start
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def read(self, after: int) -> list[Event]:
+        skip = max(after + 1 - self.first_seq, 0)
+        before, left = self._turns[:skip], self._turns[skip:]
+        queues = [iter(stretch.read_from(before.count(index))) for index, stretch in enumerate(self._stretches)]
+        events: list[Event] = []
+        for seq, index in enumerate(left, self.first_seq + skip):
+            event = next(queues[index])
+            event.seq = seq
+            events.append(event)
         return events
 
 
@@ -216,6 +273,9 @@ class _Objects:
         return self._events[max(after + 1 - self.first_seq, 0) :]
 
 
+_Block: TypeAlias = _Texts | _Mixed | _Frames | _Objects
+
+
 class MemoryLog:
     """Implements `Log`; `append`, `extend` and `extend_model` are the writing side, for one owner alone.
 
@@ -247,7 +307,7 @@ class MemoryLog:
         self.pending: list[Event] | None = None
         """Where events go that are to be kept elsewhere as well; whoever keeps them takes them out."""
         self._max_events = max_events
-        self._blocks: list[_Texts | _Frames | _Objects] = []
+        self._blocks: list[_Block] = []
         self._starts: list[int] = []
         self._recent: list[Event] = []
         self._waiters: list[asyncio.Future[None]] = []
@@ -352,7 +412,7 @@ class MemoryLog:
                 return block.read_joined(after)
         return self.read(after)
 
-    def _block(self, after: int) -> _Texts | _Frames | _Objects:
+    def _block(self, after: int) -> _Block:
         return self._blocks[bisect_right(self._starts, after + 1) - 1]
 
     def wait(self, after: int) -> asyncio.Future[None]:
@@ -389,12 +449,15 @@ class MemoryLog:
         start, count = 0, len(recent)
         while start < count:
             last = self._blocks[-1] if self._blocks else None
-            if isinstance(last, _Texts):
+            if isinstance(last, _Texts | _Mixed):
                 start = last.extend(recent, start)
                 if start == count:
                     break
             event = recent[start]
             if _packable(event):
+                if isinstance(last, _Texts) and last.key[0] != event.path and len(last) < _SHORT:
+                    self._blocks[-1] = _Mixed(last)  # agents that speak at once would make a block of every delta
+                    continue
                 block = _Texts(event)
                 start = block.extend(recent, start)
                 self._add(block)
@@ -409,7 +472,7 @@ class MemoryLog:
             del self._blocks[0], self._starts[0]
             self.first_seq = self._starts[0]
 
-    def _add(self, block: _Texts | _Frames | _Objects) -> None:
+    def _add(self, block: _Block) -> None:
         self._blocks.append(block)
         self._starts.append(block.first_seq)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from runstream.events.event import AgentStart, RunEnd, RunStart
 from runstream.events.model_event import build_event
 from runstream.log.follow import Follower
@@ -70,6 +73,47 @@ def test_two_at_once_read_their_own_from_what_is_packed() -> None:
             for event in log.read_joined(after):
                 after, text = event.seq, text + event.data.delta
         assert text == "".join(f"{n} " for n in range(index, 300, 2))
+
+
+lanes = st.integers(0, 4)
+writes = st.lists(st.tuples(lanes, st.sampled_from(["text", "text", "text", "other part", "rare"])), max_size=300)
+
+
+@given(writes, st.data())
+def test_however_agents_are_mixed_everything_is_read_again(written: list[tuple[int, str]], data: st.DataObject) -> None:
+    """From any seq on the log gives what was written, whoever spoke when, packed together or not."""
+    whole = MemoryLog("run")
+    logs = [whole, *(NestedLog(whole, f"c{lane}") for lane in range(1, 5))]
+    expected: list[Any] = []
+    for number, (lane, kind) in enumerate(written):
+        if kind == "rare":
+            logs[lane].append("agent.start", float(number), "B", AgentStart())
+            expected.append(("agent.start", logs[lane].path, None))
+            continue
+        event = delta(f"{number} ", number)
+        event.content_index = int(kind == "other part")
+        logs[lane].extend_model(float(number), "A", 1, (), [event], [None])
+        expected.append((f"{number} ", logs[lane].path, event.content_index))
+    after = data.draw(st.integers(0, len(written)))
+    events = drained(whole, after)
+    assert [event.seq for event in events] == list(range(after + 1, len(written) + 1))
+    assert [event.at for event in events] == [float(number) for number in range(after, len(written))]
+    told = [
+        (event.data.delta, event.path, event.data.content_index)
+        if event.kind == "model"
+        else (event.kind, event.path, None)
+        for event in events
+    ]
+    assert told == expected[after:]
+
+
+def test_agents_that_speak_at_once_cost_little_memory() -> None:
+    """Deltas of several agents, one from each in turn, are packed as those of one are."""
+    whole = MemoryLog("run")
+    logs = [NestedLog(whole, f"c{lane}") for lane in range(4)]
+    for number in range(8_000):
+        write(logs[number % 4], "word ")
+    assert len(whole._blocks) < 8_000 / 100
 
 
 def test_begin_and_end_are_the_whole_runs() -> None:

@@ -387,7 +387,7 @@ async def test_abandoning_is_bounded_although_a_tool_ignores_it() -> None:
 
 
 async def test_the_reader_of_a_task_that_was_cancelled_is_gone_with_it() -> None:
-    """A task that was cancelled while it read keeps its frames: once it is dropped, the run is abandoned all the same."""
+    """A cancelled task keeps its frames and a reader in them: once it is dropped, the run is abandoned all the same."""
     desk = _Desk()
     begun = asyncio.Event()
 

@@ -16,6 +16,7 @@ from runstream.agent.items import TResponseInputItem
 from runstream.agent.model import Model, ModelProvider
 from runstream.agent.settings import ModelSettings
 from runstream.agent.stream_guardrail import StreamGuardrail
+from runstream.agent.tool_context import ToolContext
 from runstream.clock import Clock, system_clock
 from runstream.errors import UserError
 from runstream.flow.breaker import CircuitBreakers
@@ -282,6 +283,9 @@ class RunConfig:
         for name in ("nest_handoff_history", "sandbox"):
             if getattr(self, name):
                 raise UserError(f"RunConfig.{name} is not supported by this version of runstream")
+
+
+ToolContext.read_run_config = RunConfig.of  # it cannot know what a config is
 
 
 @cache

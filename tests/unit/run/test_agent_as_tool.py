@@ -14,7 +14,6 @@ from runstream import (
     Agent,
     Event,
     InMemorySession,
-    LoadLimits,
     MaxTurnsExceeded,
     ModelBehaviorError,
     RunConfig,
@@ -26,6 +25,7 @@ from runstream import (
     function_tool,
 )
 from runstream.agent.tool import FunctionTool
+from runstream.flow.load import LoadLimits
 from runstream.testing import HandoffTo, ScriptedModel, ToolCall, Turn, say
 
 ASK = ToolCall("ask", {"input": "What is it?"}, call_id="c1")

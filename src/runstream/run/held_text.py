@@ -31,6 +31,7 @@ _ENDS = frozenset(("response.completed", "response.incomplete", "response.failed
 _SENTENCE_END = re.compile(
     r"[.!?\u2026]+[\"'\u201d\u2019\u00bb)\]]*\s+|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d]*|(?<=\S)\n+"
 )
+_MAY_END = frozenset(".!?\u2026\"'\u201d\u2019\u00bb)]\u3002\uff01\uff1f\u300d\u300f")
 
 
 class _Text:
@@ -45,10 +46,15 @@ class _Text:
         """For each delta: where it ends, and when it came."""
         self.sentence_ends: list[int] = []
 
-    def add(self, piece: str, at: float) -> None:
-        begin = self.sentence_ends[-1] if self.sentence_ends else 0
+    def add(self, piece: str, at: float, *, count_sentences: bool) -> None:
+        begin = len(self.text)
         self.text += piece
         self.arrivals.append((len(self.text), at))
+        if not count_sentences:
+            return
+        last = self.sentence_ends[-1] if self.sentence_ends else 0
+        while begin > last and self.text[begin - 1] in _MAY_END:
+            begin -= 1  # what ends a sentence may come in pieces
         for found in _SENTENCE_END.finditer(self.text, begin):
             # What still grows at its end is not over.
             if found.end() < len(self.text) or found.group()[-1].isspace():
@@ -81,6 +87,11 @@ class TextWatch:
         self._checked = 0
         self._checked_at = float("-inf")
         self._arrival = 0
+
+    @property
+    def counts_sentences(self) -> bool:
+        """Whether its window is one of sentences."""
+        return self._window.sentences is not None
 
     def restart(self) -> None:
         """The texts so far are void."""
@@ -173,6 +184,7 @@ class HeldText:
 
     def __init__(self, watches: Sequence[TextWatch]) -> None:
         self.watches = watches
+        self._counts_sentences = any(watch.counts_sentences for watch in watches)
         self._texts: list[_Text] = []
         self._open: dict[tuple[int, int, bool], int] = {}
         self._complete: dict[str, int] = {}
@@ -239,7 +251,7 @@ class HeldText:
                 index = self._open[key] = len(self._texts)
                 self._texts.append(_Text())
             text = self._texts[index]
-            text.add(str(event.delta or ""), now)
+            text.add(str(event.delta or ""), now, count_sentences=self._counts_sentences)
             return index, len(text.text)
         if kind.endswith(".delta"):
             return -1, 0

@@ -25,6 +25,8 @@ from runstream.run.replaced_text import ShownResponse
 
 __all__ = ["HoldBack", "check_response"]
 
+_UNCHECKED_EVENTS = 32
+
 
 class HoldBack:
     """The batches of a model call, held back until the guardrails have let them pass.
@@ -99,6 +101,7 @@ class HoldBack:
             pass  # a check is due
 
     async def _read(self) -> None:
+        unchecked = 0
         try:
             async with aclosing(cast("Any", self._batches)):
                 async for batch in self._batches:
@@ -106,6 +109,11 @@ class HoldBack:
                         self._restart()
                     self._take(batch)
                     self._news.set()
+                    unchecked += len(batch.events)
+                    if unchecked >= _UNCHECKED_EVENTS:
+                        # What is there already is handed over without waiting: those who check get their turn here.
+                        unchecked = 0
+                        await self._run.clock.sleep(0)
         except Exception as error:
             self._failure = error
         self._held.complete()

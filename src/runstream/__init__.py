@@ -122,10 +122,12 @@ if TYPE_CHECKING:
     from runstream.clock import Clock as Clock
     from runstream.compat import install_as_agents as install_as_agents
     from runstream.errors import AgentsException as AgentsException
+    from runstream.errors import CircuitOpen as CircuitOpen
     from runstream.errors import CursorExpired as CursorExpired
     from runstream.errors import CursorInvalid as CursorInvalid
     from runstream.errors import LeaseHeld as LeaseHeld
     from runstream.errors import LeaseLost as LeaseLost
+    from runstream.errors import LoadRefused as LoadRefused
     from runstream.errors import MaxTurnsExceeded as MaxTurnsExceeded
     from runstream.errors import MissingExtra as MissingExtra
     from runstream.errors import ModelBehaviorError as ModelBehaviorError
@@ -154,7 +156,12 @@ if TYPE_CHECKING:
     from runstream.events.event import RunEnd as RunEnd
     from runstream.events.event import RunStart as RunStart
     from runstream.events.event import ToolProgress as ToolProgress
+    from runstream.flow.breaker import CircuitBreaker as CircuitBreaker
+    from runstream.flow.breaker import CircuitBreakers as CircuitBreakers
+    from runstream.flow.fallback import Fallback as Fallback
+    from runstream.flow.fallback import PlainCall as PlainCall
     from runstream.flow.gather import gather as gather
+    from runstream.flow.load import LoadLimits as LoadLimits
     from runstream.flow.merge import Tagged as Tagged
     from runstream.flow.merge import merge as merge
     from runstream.flow.outcome import Outcome as Outcome
@@ -162,7 +169,9 @@ if TYPE_CHECKING:
     from runstream.flow.pipe import pipe as pipe
     from runstream.flow.race import NoGoodAnswer as NoGoodAnswer
     from runstream.flow.race import race as race
+    from runstream.flow.retry import RetryBudget as RetryBudget
     from runstream.flow.smooth import smooth as smooth
+    from runstream.flow.timeouts import TimeLimits as TimeLimits
     from runstream.log.base import Retention as Retention
     from runstream.log.base import RunRecord as RunRecord
     from runstream.log.base import Store as Store
@@ -261,10 +270,10 @@ _EXPORTS: dict[str, str] = {
         "runstream.clock": "Clock",
         "runstream.compat": "install_as_agents",
         "runstream.errors": (
-            "AgentsException CursorExpired CursorInvalid LeaseHeld LeaseLost MaxTurnsExceeded MissingExtra "
-            "ModelBehaviorError ModelRefusalError ModelStreamBroken ModelStreamFailed ModelStreamTruncated "
-            "ModelTimeoutError RunErrorDetails RunExists RunFailed RunNotFound RunSealed RunTimeoutError StoreError "
-            "StoreUnavailable ToolTimeoutError UserError"
+            "AgentsException CircuitOpen CursorExpired CursorInvalid LeaseHeld LeaseLost LoadRefused MaxTurnsExceeded "
+            "MissingExtra ModelBehaviorError ModelRefusalError ModelStreamBroken ModelStreamFailed "
+            "ModelStreamTruncated ModelTimeoutError RunErrorDetails RunExists RunFailed RunNotFound RunSealed "
+            "RunTimeoutError StoreError StoreUnavailable ToolTimeoutError UserError"
         ),
         "runstream.events.event": (
             "AgentStart ApprovalResolved AttemptDiscarded ErrorInfo Event InputAdded ItemAdded RunEnd RunStart "
@@ -276,6 +285,11 @@ _EXPORTS: dict[str, str] = {
         "runstream.flow.pipe": "Operator pipe",
         "runstream.flow.race": "NoGoodAnswer race",
         "runstream.flow.smooth": "smooth",
+        "runstream.flow.breaker": "CircuitBreaker CircuitBreakers",
+        "runstream.flow.fallback": "Fallback PlainCall",
+        "runstream.flow.load": "LoadLimits",
+        "runstream.flow.retry": "RetryBudget",
+        "runstream.flow.timeouts": "TimeLimits",
         "runstream.log.base": "Retention RunRecord Store",
         "runstream.log.cursor": "Cursor",
         "runstream.log.open_store": "open_store",

@@ -128,7 +128,7 @@ class Attempts:
             detail = f"{detail}; {change.next_model} takes over"
         run.check_open()
         run.emit_discarded(
-            run.log.last_seq + 1 if void_from is None else void_from,
+            run.log.next_seq if void_from is None else void_from,
             told.reason,
             detail,
             None if change is None else change.next_model,

@@ -73,6 +73,7 @@ def test_a_call_within_a_call_inherits() -> None:
 
 def test_a_configuration_may_be_a_dict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever defines the configuration's class says how a dict becomes one; until then it stays a dict."""
+    monkeypatch.setattr(ToolContext, "read_run_config", None)
     assert a_context(run_config={"a": 1}).run_config == {"a": 1}
     monkeypatch.setattr(ToolContext, "read_run_config", lambda values: ("made of", values))
     assert a_context(run_config={"a": 1}).run_config == ("made of", {"a": 1})

@@ -26,7 +26,7 @@ from runstream import (
 )
 from runstream.agent.tool import FunctionTool
 from runstream.flow.load import LoadLimits
-from runstream.testing import HandoffTo, ScriptedModel, ToolCall, Turn, say
+from runstream.testing import FakeClock, HandoffTo, ScriptedModel, ToolCall, Turn, say
 
 ASK = ToolCall("ask", {"input": "What is it?"}, call_id="c1")
 
@@ -144,10 +144,12 @@ async def test_run_and_run_streamed_nest_alike() -> None:
 
 async def test_nested_runs_side_by_side_keep_apart() -> None:
     """Two calls of one agent at once: each path holds one whole run, and each call its output."""
-    model = ScriptedModel([say("one two three four", every_s=0.001), say("five six seven eight", every_s=0.001)])
+    clock = FakeClock()
+    steps = [say("one two three four", every_s=1.0), say("five six seven eight", every_s=1.0)]
+    model = ScriptedModel(steps, clock=clock)
     tool = Agent(name="Inner", model=model).as_tool("ask", None)
     calls = [ToolCall("ask", {"input": n}, call_id=n) for n in ("a", "b")]
-    events = await _log(_outer(tool, calls=calls))
+    events = await _log(_outer(tool, calls=calls), clock=clock)
     texts = {"a": "", "b": ""}
     for event in events:
         if event.kind == "model" and event.path and event.data.type == "response.output_text.delta":
@@ -404,10 +406,11 @@ async def test_called_by_hand_it_is_a_run_of_its_own() -> None:
 
 async def test_a_timeout_of_the_tool_ends_the_nested_run() -> None:
     """A copy of the tool with a timeout: the nested run is cancelled in time, the model told."""
-    inner = _inner(Turn((), first_after_s=1000.0))
-    outer = _outer(dataclasses.replace(_ask(inner), timeout_seconds=0.05))
-    events = await _log(outer)
-    assert _told(outer) == "Tool 'ask' timed out after 0.05 seconds."
+    clock = FakeClock()
+    inner = Agent(name="Inner", model=ScriptedModel([Turn((), first_after_s=1000.0)], clock=clock))
+    outer = _outer(dataclasses.replace(_ask(inner), timeout_seconds=5))
+    events = await _log(outer, clock=clock)
+    assert _told(outer) == "Tool 'ask' timed out after 5 seconds."
     assert events[-1].data.status == "completed"
 
 
@@ -438,3 +441,34 @@ async def test_limits_on_load_count_the_whole_run() -> None:
     async with asyncio.timeout(5):
         events = await _log(_outer(_ask(_inner())), load_limits=limits)
     assert events[-1].data.status == "completed"
+
+
+async def test_a_nested_tool_that_ignores_its_cancellation() -> None:
+    """The nested run gives up on it before the calling run gives up on the nested run: both are made whole."""
+    clock = FakeClock()
+    started = asyncio.Event()
+
+    @function_tool
+    async def stubborn() -> str:
+        started.set()
+        try:
+            await clock.sleep(1000)
+        except asyncio.CancelledError:
+            await clock.sleep(1000)
+        return "too late"
+
+    inner = _inner([ToolCall("stubborn", call_id="s1")], tools=[stubborn])
+    config = RunConfig(clock=clock, cancel_timeout_s=4.0)
+    result = Runner.run_streamed(_outer(_ask(inner)), "hi", run_config=config)
+    await started.wait()
+    begun = clock.now()
+    result.cancel()
+    events = [event async for event in result.events()]
+    assert clock.now() - begun < 4.0
+    assert _shape(events)[-3:] == [
+        (("c1",), "tool_output", "Inner"),
+        ((), "tool_output", "Outer"),
+        ((), "run.end", "Outer"),
+    ]
+    await clock.sleep(2000)
+    assert [event.seq async for event in result.events()] == [event.seq for event in events]

@@ -72,6 +72,14 @@ class AgentBook:
 
     def __init__(self, agents: Iterable[Agent[Any]] = ()) -> None:
         self._agents = reachable_from(agents)
+        waiting = list(self._agents.values())
+        while waiting:
+            # Agents that run as tools: their events are in the same log. Of two of one name the nearer one is meant.
+            for tool in waiting.pop().tools:
+                nested: Agent[Any] | None = getattr(tool, "_agent_instance", None)
+                if nested is not None and nested.name not in self._agents:
+                    self._agents[nested.name] = nested
+                    waiting.append(nested)
 
     def find(self, name: str | None) -> Agent[Any]:
         """The agent of that name; where nobody brought one, one that has only the name, the same each time."""

@@ -157,3 +157,16 @@ def test_an_item_whose_agent_nobody_brought() -> None:
     """Has an agent of that name."""
     item: Any = restore_item(ItemAdded("x", "tool_call_output_item", OUTPUT), "Zoe", AgentBook([ANN]))
     assert item.agent.name == "Zoe"
+
+
+def test_agents_that_run_as_tools_are_found() -> None:
+    """A book has the agents behind tools, too, at any depth, and those that call each other; the nearer of two of one
+    name is meant."""
+    inner = Agent(name="Inner")
+    middle = Agent(name="Middle", tools=[inner.as_tool("ask_inner", "Ask.")])
+    outer = Agent(name="Outer", tools=[middle.as_tool("ask_middle", "Ask.")])
+    inner.tools.append(outer.as_tool("ask_outer", "Ask."))
+    middle.tools.append(Agent(name="Outer").as_tool("ask_another", "Ask."))
+    book = AgentBook([outer])
+    assert [book.find(name) for name in ("Outer", "Middle", "Inner")] == [outer, middle, inner]
+    assert "Stranger" not in book

@@ -72,6 +72,7 @@ class AgentBook:
 
     def __init__(self, agents: Iterable[Agent[Any]] = ()) -> None:
         self._agents = reachable_from(agents)
+        self._strangers: dict[str, Agent[Any]] = {}
         waiting = list(self._agents.values())
         while waiting:
             # Agents that run as tools: their events are in the same log. Of two of one name the nearer one is meant.
@@ -84,12 +85,13 @@ class AgentBook:
     def find(self, name: str | None) -> Agent[Any]:
         """The agent of that name; where nobody brought one, one that has only the name, the same each time."""
         key = name or ""
-        agent = self._agents.get(key)
+        agent = self._agents.get(key) or self._strangers.get(key)
         if agent is None:
-            agent = self._agents[key] = Agent(name=key)
+            agent = self._strangers[key] = Agent(name=key)
         return agent
 
     def __contains__(self, name: str) -> bool:
+        """Whether somebody brought the agent of that name."""
         return name in self._agents
 
 

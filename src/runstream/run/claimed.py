@@ -38,12 +38,13 @@ class RunAbandoned(AgentsException):
 
     code = "run_abandoned"
 
-    def __init__(self, run_id: str, deliveries: int) -> None:
+    def __init__(self, run_id: str, deliveries: int, failure: BaseException | None = None) -> None:
         self.run_id = run_id
         self.deliveries = deliveries
-        super().__init__(
-            f"the run {run_id!r} was begun {deliveries} times, and each time its worker stopped before it: given up"
+        why = (
+            "its worker was gone before its end" if failure is None else f"it came to nothing, at last for {failure!r}"
         )
+        super().__init__(f"the run {run_id!r} was begun {deliveries} times, and each time {why}: given up")
 
 
 class RunNotBegun(AgentsException):
@@ -141,6 +142,7 @@ async def begin(
     config = replace(config, store=host.store)
     # From now on: reading a long log, or importing what runs need, may take longer than the lease.
     host.hold(record.run_id, claim.epoch, config.lease_s)
+    failure: Exception | None = None
     try:
         run = await _restored(claim, host, book, config, context=context, session=session, hooks=hooks)
         await host.bring(record.run_id)  # now, since it might have ended before they come by themselves
@@ -153,11 +155,12 @@ async def begin(
             host.drop(record.run_id, claim.epoch)
             raise
         # Nobody can read what it is to do, and it must end all the same.
+        failure = error
         run = _active(claim, book, config, Job(""), None, context=None, session=None, hooks=None)
         run.go_on(Resumed(RunFold(), taken_over=True, last_seq=record.last_seq), epoch=claim.epoch)
         run.durable = DurableRun(run, host, claim.epoch)
     if record.deliveries > max_deliveries:
-        run.broken = RunAbandoned(record.run_id, record.deliveries - 1)
+        run.broken = RunAbandoned(record.run_id, record.deliveries - 1, failure)
     elif record.job is None and run.resumed is None:
         # The process that entered it died before it could write what the run is to do.
         run.broken = RunNotBegun(record.run_id)
@@ -170,6 +173,11 @@ async def _restored(
     record = claim.run
     events, last_seq = await _state_of(host.store, record.run_id, book)
     fold = fold_of_events(events, book)
+    if fold.agent_name is not None and fold.agent_name not in book:
+        raise UserError(
+            f"the run {record.run_id!r} is at the agent {fold.agent_name!r}, which is none of those that were given, "
+            "nor among those that they hand over to"
+        )
     if events and fold.response_seq is None and events[-1].seq < last_seq:
         # Deltas of a model that announces nothing before them, unless they are a nested agent's.
         fold.response_seq = await _first_delta(host.store, record.run_id, events[-1].seq, book)

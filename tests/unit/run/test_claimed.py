@@ -94,11 +94,11 @@ async def test_a_run_that_keeps_stopping_its_workers_is_given_up(fleet: Fleet) -
 
 
 async def test_a_run_that_nobody_can_read_is_given_up_as_well(fleet: Fleet) -> None:
-    """A job of a newer version is tried as often as others, and then ended."""
+    """A job of a newer version is tried as often as others, and then ended; the end says why."""
     await fleet.store.create(NewRun("run", "Desk", job=b'{"version": 99}'))
     async with working(fleet.worker(desk(fleet), max_deliveries=2)):
         result = await fleet.attach()
-        with pytest.raises(RunFailed, match="given up"):
+        with pytest.raises(RunFailed, match=r"at last for .*version 99.*given up"):
             await result.wait()
     assert (await fleet.store.find("run")).deliveries == 3
 
@@ -143,6 +143,21 @@ async def test_two_that_claim_one_run_at_once(fleet: Fleet) -> None:
     assert (await fleet.store.find("run")).status == "completed"
     with pytest.raises(RunSealed):
         await Runner.resume("run", agent, **options)
+
+
+async def test_a_run_whose_agent_is_not_here_does_not_go_on_with_an_empty_one(fleet: Fleet) -> None:
+    """After a handoff, too: an agent of that name without its instructions, tools and guardrails is another agent."""
+    model = ScriptedModel(["I know nothing."], clock=fleet.clock)
+    clerk = desk(fleet)
+    clerk.name = "Clerk"
+    first = desk(fleet, ToolCall("transfer_to_clerk", {}), handoffs=[clerk])
+    await Runner.submit(first, "hi", store=fleet.store, run_id="run")
+    await fleet.die_at(5, first)
+    for _ in range(2):  # the agent is known by name after the first attempt, and as little as before
+        with pytest.raises(UserError, match="is at the agent 'Clerk'"):
+            await Runner.resume("run", Agent(name="Desk"), store=fleet.store, run_config=fleet.config(model=model))
+        await fleet.clock.sleep(LEASE_S + 1)
+    assert model.calls == ()
 
 
 async def test_a_run_that_another_worker_holds_cannot_be_resumed(fleet: Fleet) -> None:

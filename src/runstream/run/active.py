@@ -10,125 +10,48 @@ import contextvars
 import math
 import uuid
 import weakref
-from collections.abc import Coroutine, Sequence
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Coroutine
+from typing import Any, Literal, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.context import RunContextWrapper
 from runstream.agent.hooks import RunHooksBase
-from runstream.agent.items import InputItem, MessageOutputItem, RunItem, ToolApprovalItem, TResponseInputItem
-from runstream.agent.model import ModelBatch
-from runstream.errors import AgentsException, ModelStreamBroken, RunErrorDetails, UserError
+from runstream.agent.items import RunItem, ToolApprovalItem, TResponseInputItem
+from runstream.errors import AgentsException, RunErrorDetails, UserError
 from runstream.events.event import (
-    AGENT_START,
-    APPROVAL_RESOLVED,
-    ATTEMPT_DISCARDED,
-    INPUT_ADDED,
-    ITEM,
-    MODEL,
     RUN_END,
     RUN_START,
-    TOOL_PROGRESS,
-    AgentStart,
-    ApprovalResolved,
-    AttemptDiscarded,
     Event,
-    InputAdded,
-    ItemAdded,
     RunStart,
     RunStatus,
-    ToolProgress,
 )
 from runstream.flow.load import Place as QueuePlace
-from runstream.log.base import Command, Log, StoredStatus
+from runstream.log.base import Log
 from runstream.log.cursor import Cursor
 from runstream.log.fold import RunFold
 from runstream.log.memory import MemoryLog
-from runstream.run.bind import more_of
 from runstream.run.config import RunConfig
 from runstream.run.ending import run_end
 from runstream.run.error_handlers import RunErrorHandlers
-from runstream.run.feed import StoredFeed
 from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.history import latest_text, partial_messages
 from runstream.run.inbox import Inbox
 from runstream.run.observers import run_observers
 from runstream.run.readers import Place, RunTask
 from runstream.run.resume import Kept, Resumed, restore_approvals
+from runstream.run.run_log import Durable, RunLog
 from runstream.run.scope import Scope
 from runstream.sessions.base import Session
 
-__all__ = ["ActiveRun", "CancelMode", "Durable", "broken_event"]
+__all__ = ["ActiveRun", "CancelMode"]
 
 CancelMode = Literal["immediate", "after_turn"]
-
-_EVENT_NAMES: dict[str, str] = {
-    "message_output_item": "message_output_created",
-    "handoff_call_item": "handoff_requested",
-    "handoff_output_item": "handoff_occured",  # sic: the SDK's spelling
-    "tool_call_item": "tool_called",
-    "tool_call_output_item": "tool_output",
-    "tool_search_call_item": "tool_search_called",
-    "tool_search_output_item": "tool_search_output_created",
-    "reasoning_item": "reasoning_item_created",
-    "mcp_approval_request_item": "mcp_approval_requested",
-    "mcp_approval_response_item": "mcp_approval_response",
-    "mcp_list_tools_item": "mcp_list_tools",
-}
-
-_FAILURES = frozenset(("response.failed", "response.incomplete", "error"))
 
 # Tasks of the runs that are under way: an event loop holds its tasks only weakly.
 _running: set[asyncio.Task[Any]] = set()
 
 
-class Durable(Protocol):
-    """What keeps a run's log beyond its process (`run/durable.py`)."""
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether so much waits to be kept that the run has to wait as well."""
-        ...
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that this process writes in."""
-        ...
-
-    def changed(self, *, urgent: bool) -> None:
-        """The log has grown; `urgent` where more than deltas came."""
-        ...
-
-    async def commit(self) -> None:
-        """Return once the log up to now is kept. Raises LeaseLost, StoreUnavailable, StoreError."""
-        ...
-
-    async def end(self, event: Event, status: RunStatus) -> None:
-        """Keep the last event, before anybody is told of it. Raises as `commit` does."""
-        ...
-
-    async def send(self, command: Command) -> None:
-        """Ask something of the run so that it outlives this process."""
-        ...
-
-    def set_status(self, status: StoredStatus) -> None:
-        """What the store tells of the run from its next event on."""
-        ...
-
-    async def hand_back(self) -> None:
-        """Let another worker go on with the run."""
-        ...
-
-    def feed(self, after: int) -> StoredFeed:
-        """The log as it is kept, from that seq on."""
-        ...
-
-    def leave(self) -> None:
-        """The run is over, here at least."""
-        ...
-
-
-class ActiveRun:
+class ActiveRun(RunLog):
     """State and handles of one run. With slots: it has too many attributes for Python's compact instances."""
 
     __slots__ = (
@@ -138,24 +61,18 @@ class ActiveRun:
         "_readers",
         "_waiters",
         "_was_read",
-        "agent",
-        "attempt",
         "auto_previous_response_id",
         "begun",
         "broken",
         "cancel_mode",
         "claimed_epoch",
-        "clock",
-        "closed",
         "config",
         "context",
         "conversation_id",
-        "durable",
         "error",
         "error_handlers",
         "filtered",
         "final_output",
-        "fold",
         "gate_seq",
         "guardrails",
         "hands_over",
@@ -165,7 +82,6 @@ class ActiveRun:
         "interruptions",
         "is_nested",
         "kept",
-        "log",
         "max_turns",
         "place",
         "previous_response_id",
@@ -372,11 +288,6 @@ class ActiveRun:
         ):
             raise asyncio.CancelledError
 
-    def check_open(self) -> None:
-        """Raises CancelledError where the run goes on without its turns: they were left behind."""
-        if self.closed:
-            raise asyncio.CancelledError
-
     def error_told(self) -> None:
         """A reader has told the caller how the run ended: asyncio need not report the error as never retrieved."""
         if self.task is not None and self.task.done() and not self.task.cancelled():
@@ -498,17 +409,6 @@ class ActiveRun:
 
     # Writing.
 
-    def now(self) -> float:
-        return self.clock.now()
-
-    async def committed(self) -> None:
-        """Return once the log up to now outlives this process, where that was asked for.
-
-        Raises LeaseLost, StoreUnavailable, StoreError.
-        """
-        if self.durable is not None:
-            await self.durable.commit()
-
     def emit_start(self) -> None:
         options = {
             "previous_response_id": self.previous_response_id,
@@ -518,108 +418,7 @@ class ActiveRun:
         }
         given = {name: value for name, value in options.items() if value is not None}
         resumed = None if self.resumed is None else self.resumed.record
-        self._append(RUN_START, RunStart(self.input, self.max_turns, given or None, resumed))
-
-    def _append(self, kind: str, data: Any, live: Any = None) -> None:
-        self.fold.apply(self.log.append(kind, self.now(), self.agent.name, data, live=live))
-        if self.durable is not None:
-            self.durable.changed(urgent=True)
-
-    def emit_agent(self, agent: Agent[Any], history: list[Any] | None = None) -> None:
-        """The agent becomes the active one; `history` is what it sees, where a filter changed that."""
-        self.check_open()
-        previous = self.fold.agent_name
-        self.agent = agent
-        self._append(AGENT_START, AgentStart(previous, history), agent)
-
-    def emit_discarded(
-        self, from_seq: int, reason: str, detail: str | None = None, next_model: str | None = None
-    ) -> None:
-        """What readers have seen since that event is void."""
-        self._append(ATTEMPT_DISCARDED, AttemptDiscarded(from_seq, reason, detail, next_model))
-
-    def emit_approval(self, answer: ApprovalResolved) -> None:
-        """A person has answered."""
-        self.check_open()
-        self._append(APPROVAL_RESOLVED, answer)
-
-    def emit_input(self, added: InputAdded) -> list[InputItem]:
-        """A person has said something more."""
-        self.check_open()
-        items = [InputItem(agent=self.agent, raw_item=item) for item in added.items]
-        self._append(INPUT_ADDED, added, items)
-        return items
-
-    def emit_progress(self, progress: ToolProgress) -> None:
-        """A tool that runs has something to say. The state knows nothing of it."""
-        self.log.append(TOOL_PROGRESS, self.now(), self.agent.name, progress)
-        if self.durable is not None:
-            self.durable.changed(urgent=False)
-
-    def emit_item(self, item: RunItem) -> None:
-        """An item is complete."""
-        self.check_open()
-        self.add_item(item)
-
-    def add_item(self, item: RunItem) -> None:
-        """As `emit_item`, also while the run winds up."""
-        data = ItemAdded(_EVENT_NAMES.get(item.type, item.type), item.type, item.raw_item, more_of(item))
-        self._append(ITEM, data, item)
-
-    def emit_batch(self, batch: ModelBatch, deltas: frozenset[type[Any]]) -> Any | None:
-        """The events of one read from the model. `deltas` are the classes that the fold need not see.
-
-        Returns the event that says that the response failed, if there is one. Raises ModelStreamBroken for an event
-        of which no sense can be made, once those before it are written.
-        """
-        if self.closed:
-            raise asyncio.CancelledError
-        failed: Any = None
-        broken: ModelStreamBroken | None = None
-        urgent = False
-        fold = self.fold
-        first, answered = self.log.next_seq, len(fold.responses)
-        events, frames = batch.events, batch.frames
-        for index, event in enumerate(events):
-            if event.__class__ in deltas:
-                if fold.response_seq is None:
-                    fold.response_seq = first + index
-                continue
-            urgent = True
-            try:
-                fold.apply_model(event, first + index)
-            except (AttributeError, TypeError, ValueError) as error:
-                broken = broken_event(event, error, frames[index])
-                events, frames = events[:index], frames[:index]
-                break
-            if event.type in _FAILURES:
-                failed = event
-            if failed is not None or len(fold.responses) > answered:
-                # What a server sends after the end of its response is dropped, however the network cuts it.
-                events, frames = events[: index + 1], frames[: index + 1]
-                break
-        self.log.extend_model(self.clock.now(), self.agent.name, self.attempt, (), events, frames)
-        if self.durable is not None:
-            self.durable.changed(urgent=urgent)
-        if broken is not None:
-            raise broken
-        return failed
-
-    def emit_response(self, event: Any, response: Any) -> None:
-        """The one event of a model call that was not streamed."""
-        self.check_open()
-        self.fold.apply(self.log.append(MODEL, self.now(), self.agent.name, event, live=response, attempt=self.attempt))
-        if self.durable is not None:
-            self.durable.changed(urgent=True)
-
-    def emit_partial(self) -> None:
-        """Items for what a response that broke off had already shown."""
-        since = self.fold.response_seq
-        if since is None:
-            return
-        self.fold.abandon_response()
-        for message in partial_messages(self.log, since):
-            self.add_item(MessageOutputItem(agent=self.agent, raw_item=message))
+        self.append(RUN_START, RunStart(self.input, self.max_turns, given or None, resumed))
 
     def end_event(self, status: RunStatus, error: BaseException | None) -> Event:
         """The last event, not yet written."""
@@ -673,11 +472,6 @@ class ActiveRun:
         shown = [] if since is None else partial_messages(self.log, since)
         return latest_text(shown, self.items)
 
-    @property
-    def items(self) -> Sequence[RunItem]:
-        """The run items so far, in the order of the log."""
-        return self.fold.items
-
 
 def _cancel(task: asyncio.Task[Any]) -> None:
     """Cancel a task from wherever this is called: a plain `for` reads a run that another thread's loop drives."""
@@ -690,12 +484,3 @@ def _cancel(task: asyncio.Task[Any]) -> None:
         task.cancel()
     elif not loop.is_closed():
         loop.call_soon_threadsafe(task.cancel)
-
-
-def broken_event(event: Any, error: Exception, frame: bytes | None = None) -> ModelStreamBroken:
-    """The error of an event whose fields are not what the Responses format says."""
-    broken = ModelStreamBroken(
-        f"The model sent an event {event.type!r} of which no sense can be made ({error!r:.200})", frame=frame or b""
-    )
-    broken.__cause__ = error
-    return broken

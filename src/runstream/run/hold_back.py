@@ -19,9 +19,10 @@ from runstream.agent.model import ModelBatch, ModelBatches
 from runstream.agent.stream_guardrail import StreamGuardrail, StreamGuardrailResult
 from runstream.agent.usage import Usage
 from runstream.errors import AgentsException, UserError
-from runstream.run.active import ActiveRun, broken_event
+from runstream.run.active import ActiveRun
 from runstream.run.held_text import Check, HeldText, TextWatch
 from runstream.run.replaced_text import ShownResponse
+from runstream.run.run_log import broken_event
 
 __all__ = ["HoldBack", "check_response"]
 

@@ -17,13 +17,14 @@ from runstream.errors import ModelStreamTruncated, UserError
 from runstream.flow.attempts import attempt_listener
 from runstream.flow.failures import failure_of
 from runstream.flow.wrapped import ask, model_name
-from runstream.run.active import ActiveRun, broken_event
+from runstream.run.active import ActiveRun
 from runstream.run.config import CallModelData, ModelInputData
 from runstream.run.decide import Toolbox
 from runstream.run.guardrails import stream_guardrails_of
 from runstream.run.history import Conversation, latest_of_each
 from runstream.run.hold_back import HoldBack, check_response
 from runstream.run.reliability import Attempts, reliable
+from runstream.run.run_log import broken_event
 
 __all__ = ["call_model", "input_of", "model_of", "request_of"]
 
@@ -131,9 +132,7 @@ async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: M
         attempt_listener.reset(listens)
 
 
-async def _stream(
-    run: ActiveRun, batches: ModelBatches, request: ModelRequest, attempts: Attempts
-) -> ModelResponse:
+async def _stream(run: ActiveRun, batches: ModelBatches, request: ModelRequest, attempts: Attempts) -> ModelResponse:
     from runstream.events.model_event import DELTA_CLASSES
 
     count = len(run.fold.responses)

@@ -19,11 +19,12 @@ from runstream.errors import UserError
 from runstream.events.event import Event, RunStatus
 from runstream.log.base import Command, StoredStatus
 from runstream.log.nested import NestedLog
-from runstream.run.active import ActiveRun, Durable
+from runstream.run.active import ActiveRun
 from runstream.run.config import RunConfig
 from runstream.run.feed import StoredFeed
 from runstream.run.followed import FollowedRun
 from runstream.run.resume import open_requests, pending_requests
+from runstream.run.run_log import Durable
 from runstream.run.scope import Scope
 from runstream.run.standing import Standing
 from runstream.run.state import RunState

@@ -155,7 +155,9 @@ class Channel:
     def _trim(self) -> None:
         """Let go of what every reader has, and of what is beyond the bound."""
         batches = self._batches
-        had = min((reader.cursor for reader in self._readers), default=self.last_seq)
+        if len(batches) < 2:
+            return
+        had = min([reader.cursor for reader in self._readers], default=self.last_seq)
         while len(batches) > 1 and (batches[0].last_seq <= had or self._size > self._max_bytes):
             self._size -= len(batches.popleft().frames)
 

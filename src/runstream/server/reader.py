@@ -53,8 +53,8 @@ class Reader:
         self.cursor = after
         """Seq of the last event that it was given."""
         self.ended = False
-        self.sending = False
-        """Whether what it was given is on its way to the client."""
+        self.sending = True
+        """Whether it is busy with its client, which may take its time; else it waits for events."""
         self.active_at = now
         """When it was last given something."""
         self.is_due = False
@@ -74,6 +74,13 @@ class Reader:
         Raises CursorExpired where events after the cursor are no longer kept, RunNotFound where the run was deleted,
         StoreError.
         """
+        self.sending = False
+        try:
+            return await self._next()
+        finally:
+            self.sending = True
+
+    async def _next(self) -> Sequence[Batch]:
         while not (self.ended or self._hub.closing):
             channel = self._channel
             if channel is None:

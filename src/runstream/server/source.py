@@ -24,7 +24,7 @@ __all__ = ["LocalSource", "StoredSource"]
 class LocalSource:
     """Follows a run that is carried out here. Where it goes on elsewhere, `successor` follows it from then on."""
 
-    __slots__ = ("_channel", "_closed", "_run", "_successor", "_waiting", "_writer")
+    __slots__ = ("_channel", "_closed", "_growing", "_run", "_successor", "_waiting", "_writer")
 
     def __init__(self, channel: Channel, run: ActiveRun, successor: Source) -> None:
         self._channel = channel
@@ -32,6 +32,7 @@ class LocalSource:
         self._writer: RunWriter = cast("DurableRun", run.durable).writer
         self._successor = successor
         self._waiting: asyncio.Future[None] | None = None
+        self._growing: asyncio.Future[None] | None = None
         self._closed = False
 
     @staticmethod
@@ -52,9 +53,10 @@ class LocalSource:
         self._closed = True
         if self._run.task is not None:
             asyncio.Task[None].remove_done_callback(self._run.task, self._run_left)
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+        for waiting in (self._waiting, self._growing):
+            if waiting is not None:
+                waiting.cancel()
+        self._waiting = self._growing = None
 
     def _look(self, _: Any = None) -> None:
         """Publish what is committed, and wait for the next commit."""
@@ -76,9 +78,12 @@ class LocalSource:
         if writer.failure is not None:
             self._give_up()
             return
+        if self._growing is None or self._growing.done():
+            # The log knows thereby that somebody is about to read, and does not pack what comes until then.
+            self._growing = log.wait(log.last_seq)
         # The end is committed before it is in the log.
         behind = writer.committed_seq > log.last_seq
-        waiting = log.wait(log.last_seq) if behind else writer.wait_committed(channel.last_seq + 1)
+        waiting = self._growing if behind else writer.wait_committed(channel.last_seq + 1)
         waiting.add_done_callback(self._look)
         self._waiting = waiting
 

@@ -108,9 +108,7 @@ class EventStream:
                     return
                 else:
                     body = native.HEARTBEAT
-            reader.sending = True
             await send({"type": "http.response.body", "body": body, "more_body": True})
-            reader.sending = False
 
     async def _skip(self, error: CursorExpired) -> bytes:
         record = await self._hub.store.find(self._reader.run_id)
@@ -149,11 +147,9 @@ async def send_messages(hub: Hub, reader: Reader, websocket: WebSocket, start: S
             batches = await reader.next()
             if not batches and (reader.ended or hub.closing):
                 break
-            reader.sending = True
             for batch in batches:
                 for event in batch.events:
                     await websocket.send_text(native.message(event, batch.epoch))
-            reader.sending = False
         code = 1000 if reader.ended else 1012
     except asyncio.CancelledError:
         if not reader.dropped or task is None or task.uncancel() > 0:

@@ -45,6 +45,9 @@ _SECRETS: Final = re.compile(
     r"\b(?:sk|pk|rk|ghp|gho|xox[abp])[-_][A-Za-z0-9_*-]{8,}|(?i:\bbearer)\s+[^\s'\"]{8,}|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
 )
 
+_NONE: Final[dict[str, Any]] = {}
+
+_decode_json = msgspec.json.Decoder().decode
 _encode_json = msgspec.json.Encoder(enc_hook=plain).encode
 
 
@@ -96,9 +99,9 @@ def _around(run_id: str, kind: str, agent: str | None, attempt: int, path: tuple
 
 
 def _data(event: Event) -> bytes:
-    data = event.data
-    if (event.kind == MODEL and event.frame is not None) or hasattr(data, "__pydantic_fields_set__"):
-        fields: dict[str, Any] = data.__dict__
+    if event.kind == MODEL:
+        data = event.data
+        fields: dict[str, Any] = getattr(data, "__dict__", _NONE)
         if (
             fields.get("delta").__class__ is str
             and len(data.__pydantic_fields_set__) == len(fields)
@@ -119,7 +122,11 @@ def shown(event: Event) -> Any:
     """The event's data as JSON data, as readers may see it: without instructions, schemas of tools and settings (of
     which the lifecycle events of models hold copies), without what only workers need, errors without credentials."""
     kind = event.kind
-    data = plain(event.data)
+    if event.frame is not None:
+        data = _decode_json(event.frame)  # ten times as fast as from the typed object
+        data.pop("obfuscation", None)
+    else:
+        data = plain(event.data)
     if not isinstance(data, dict):
         return data
     fields = cast("dict[str, Any]", data)

@@ -266,7 +266,8 @@ class CursorExpired(AgentsException):
         self.first_seq = first_seq
         super().__init__(
             f"events after {after} are no longer kept: the oldest kept is {first_seq}; "
-            f"read again with after={first_seq - 1}, or raise RunConfig(max_log_events=...)"
+            f"read again with after={first_seq - 1}. How many are kept: RunConfig(max_log_events=...) in memory, "
+            "max_segments in the URL of a Redis store"
         )
 
 

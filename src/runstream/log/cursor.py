@@ -10,8 +10,9 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from runstream.errors import CursorExpired, CursorInvalid
+from runstream.errors import CursorExpired, CursorInvalid, UserError
 
 __all__ = ["Cursor", "epoch_of", "resolve"]
 
@@ -63,7 +64,7 @@ def resolve(cursor: str | int, epochs: Sequence[tuple[int, int]], first_seq: int
 
     An int is a seq of this very history. Raises CursorInvalid: `malformed`; `ahead` of the log; of an `other_history`,
     then `resync_after` is the last seq up to which both are known to be the same. Raises CursorExpired where events
-    after the cursor are no longer kept.
+    after the cursor are no longer kept, UserError for what is neither a number nor a text.
     """
     oldest = first_seq - 1
     if isinstance(cursor, str):
@@ -74,6 +75,8 @@ def resolve(cursor: str | int, epochs: Sequence[tuple[int, int]], first_seq: int
             raise CursorInvalid(cursor, "other_history", max(shared, oldest))
     else:
         seq = cursor
+        if not isinstance(cast("object", seq), int) or isinstance(seq, bool):
+            raise UserError(f"a cursor is the seq of an event, or the text '<epoch>-<seq>', not {cursor!r:.100}")
         if seq < 0:
             raise CursorInvalid(str(seq), "malformed", oldest)
     if seq > last_seq:

@@ -146,6 +146,8 @@ class RunResult(RunResultBase):
         default_factory=list[StreamGuardrailResult], kw_only=True
     )
     """One for each that watched a text, with its delays."""
+    run_id: str | None = field(default=None, kw_only=True)
+    """Names the run, in its store too; None for a result that no run has made."""
     _omit_reasoning_ids: bool = field(default=False, kw_only=True, repr=False)
     _filtered: tuple[int, tuple[RunItem, ...]] | None = field(default=None, kw_only=True, repr=False)
     _standing: Standing | None = field(default=None, kw_only=True, repr=False)
@@ -167,6 +169,7 @@ class RunResult(RunResultBase):
             _last_agent=run.agent,
             max_turns=run.max_turns,
             interruptions=list(run.interruptions),
+            run_id=run.run_id,
             _omit_reasoning_ids=run.omits_reasoning_ids,
             _filtered=run.filtered,
             _standing=Standing.of(run),
@@ -418,6 +421,8 @@ class RunResultStreaming(RunResultBase):
         self, call: ToolApprovalItem | str, *, approved: bool, always: bool, message: str | None = None
     ) -> None:
         run = self._run
+        if not isinstance(cast("object", call), str | ToolApprovalItem):
+            raise UserError(f"a call is named by its request or its call id, not by {call!r:.100}")
         call_id = call if isinstance(call, str) else call.call_id
         if run.ended:
             if open_requests(run.fold) or run.interruptions:

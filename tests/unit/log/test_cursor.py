@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runstream.errors import CursorExpired, CursorInvalid
+from runstream.errors import CursorExpired, CursorInvalid, UserError
 from runstream.log.cursor import Cursor, epoch_of, resolve
 
 LARGEST = 2**63 - 1
@@ -63,6 +63,13 @@ def test_epoch_of() -> None:
     epochs = [(10, 1), (20, 5), (30, 5), (40, 9)]
     assert [epoch_of(seq, epochs) for seq in range(0, 11)] == [0, 10, 10, 10, 10, 30, 30, 30, 30, 40, 40]
     assert epoch_of(3, []) == 0
+
+
+@pytest.mark.parametrize("cursor", [None, True, 2.0, b"5-5", [5]])
+def test_what_is_no_cursor_at_all(cursor: Any) -> None:
+    """A mistake of the program is told as one, also where it would pass for a number."""
+    with pytest.raises(UserError, match="a cursor is the seq"):
+        resolve(cursor, [(5, 1)], 1, 9)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,8 @@ async def test_the_same_answer_twice_is_harmless() -> None:
         await result.reject("r1")
     with pytest.raises(UserError, match=r"no call 'nope' waits for approval; what waits: .*'r2', of refund\("):
         await result.approve("nope")
+    with pytest.raises(UserError, match="a call is named by"):
+        await result.approve(None)  # type: ignore[arg-type]
     await result.approve("r2")
     await result.wait()
     assert sorted(done) == ["refund 1", "refund 2"]

@@ -127,6 +127,15 @@ async def test_run_stream_is_run_streamed() -> None:
     assert "".join(texts) == "a b"
 
 
+async def test_results_name_their_run() -> None:
+    """What a stored run is found by later is known from either kind of result."""
+    agent = Agent(name="Ann", model=ScriptedModel(["hi", "hi"]))
+    assert (await Runner.run(agent, "x", run_config=RunConfig(run_id="mine"))).run_id == "mine"
+    made_up = await Runner.run(agent, "x")
+    assert made_up.run_id is not None
+    assert made_up.run_id.startswith("run_")
+
+
 def test_signatures_are_the_sdks() -> None:
     """run, run_sync and run_streamed take the SDK's parameters; run_streamed takes most of them by position."""
     names = [

@@ -10,13 +10,14 @@ can be found; what a method did without its reply being heard does no harm when 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, get_args
 
 from runstream.clock import Clock, system_clock
-from runstream.errors import RunExists, RunNotFound, RunSealed, StoreError, StoreUnavailable
+from runstream.errors import RunExists, RunNotFound, RunSealed, StoreError, StoreUnavailable, UserError
 from runstream.events.event import RunStatus
 from runstream.log import redis_scripts as scripts
 from runstream.log.base import (
@@ -73,23 +74,34 @@ class RedisStore:
     """
 
     def __init__(self, url: str, *, clock: Clock = system_clock) -> None:
-        self._options = options = RedisOptions.parse(url)
+        self._options = RedisOptions.parse(url)
         self._clock = clock
-        self._server = Server(options, clock)
-        self._hub = Hub(self._server, clock)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._beat = RedisBeat(self._options)
+        self._key_cache: dict[str, tuple[str, str, str]] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """With nothing that belongs to an event loop."""
+        self._server = Server(self._options, self._clock)
+        self._hub = Hub(self._server, self._clock)
         self._jobs = Jobs(self._server)
-        self._beat = RedisBeat(options)
         self._pages = Pages(self._server)
         self._lists = Lists(self._server, self._hub, self._jobs)
         # Of runs that this process works on: the queue and the agent.
         self._held: dict[str, tuple[str, str]] = {}
-        self._key_cache: dict[str, tuple[str, str, str]] = {}
 
     @property
     def url(self) -> str:
         return self._options.shown
 
     async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._server.is_open and self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise UserError(f"the store {self.url} is used in another event loop than the one that opened it")
+            self._begin()  # its connections are gone with their loop
+        self._loop = loop
         if not self._server.is_open:
             self._server.is_open = True
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from redis_server import RedisServer
 from runstream.clock import system_clock
-from runstream.errors import CursorExpired, RunNotFound, StoreError, StoreUnavailable
+from runstream.errors import CursorExpired, RunNotFound, StoreError, StoreUnavailable, UserError
 from runstream.log.base import Append, NewRun, Segment, Store
 from runstream.log.redis import RedisStore
 from runstream.testing import StoreConformance
@@ -233,4 +234,33 @@ async def test_many_readers_need_few_connections(redis_server: RedisServer) -> N
     assert {page.last_seq for page in pages} == {1}
     for tail in tails:
         await tail.aclose()
+    await store.aclose()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_store_that_was_left_open_serves_the_next_event_loop(redis_url: str) -> None:
+    """A program that keeps a store and calls `asyncio.run`, or `Runner.run_sync`, again and again."""
+    store = RedisStore(redis_url)
+
+    async def enter(run_id: str) -> int:
+        await store.open()
+        return await asyncio.wait_for(begin(store, run_id), 5)
+
+    assert asyncio.run(enter("one")) > 0
+    assert asyncio.run(enter("two")) > 0
+
+    async def close() -> None:
+        await store.open()
+        await store.aclose()
+
+    asyncio.run(close())
+    gc.collect()
+
+
+async def test_a_store_in_two_event_loops_at_once(redis_url: str) -> None:
+    """Told at once, instead of waiting for answers that come to the other loop."""
+    store = await opened(redis_url)
+    with pytest.raises(UserError, match="in another event loop"):
+        await asyncio.to_thread(lambda: asyncio.run(store.open()))
+    await begin(store)
     await store.aclose()

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
     from runstream.server.service import Service
 
-__all__ = ["Guard", "not_served"]
+__all__ = ["LATE", "Guard", "later", "not_served"]
 
 _logger = logging.getLogger("runstream.server")
+
+LATE = "runstream.late"
+"""Where in a scope handlers leave streams: they begin once the layers that found the handler are left, which would
+cost each of many readers memory, and each of their events time."""
 
 _PUBLIC = frozenset(("/healthz", "/readyz"))
 _PREFLIGHT = [
@@ -58,7 +62,11 @@ class Guard:
             if scope["type"] == "http" and scope["method"] == "POST":
                 self._check_body(connection)
                 receive = self._bounded(receive)
-            await self._app(scope, receive, _with_headers(send, cors) if cors else send)
+            answering = _with_headers(send, cors) if cors else send
+            late: list[ASGIApp] = scope.setdefault(LATE, [])
+            await self._app(scope, receive, answering)
+            while late:
+                await late.pop()(scope, receive, answering)
         except Refused as refused:
             await _refuse(scope, receive, send, refused, cors)
         except AgentsException as error:
@@ -130,6 +138,15 @@ async def not_served(request: Request, error: Any) -> Response:
     code, message = ("not_found", "nothing is here") if status == 404 else ("not_possible", str(error.detail))
     body = error_body(Refused(status, code, message))
     return Response(body, status, {**(error.headers or {}), "Cache-Control": "no-store"}, "application/json")
+
+
+def later(stream: ASGIApp) -> ASGIApp:
+    """An answer that leaves the stream to the guard."""
+
+    async def leave(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[LATE].append(stream)
+
+    return leave
 
 
 def _with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:

@@ -18,6 +18,7 @@ from runstream.run.runner import Runner
 from runstream.server.access import Action, User
 from runstream.server.answers import Refused, json_bytes, refusal_of, run_json
 from runstream.server.carrier import Stopping, TooManyRuns
+from runstream.server.guard import later
 from runstream.server.hub import TooManyReaders
 from runstream.server.openapi import describe
 from runstream.server.reader import Reader
@@ -111,7 +112,7 @@ class _Handlers:
             return _json({"run_id": run_id, "agent": agent, "cursor": "0-0"}, 201, headers)
         reader = self._reader(run_id, 0)
         reader.join()
-        return EventStream(service.hub, reader, headers)
+        return later(EventStream(service.hub, reader, headers))
 
     def _agent(self, name: str | None) -> str:
         names = self._service.agent_names
@@ -135,7 +136,7 @@ class _Handlers:
         headers = {RUN_ID_HEADER: run_id}
         if record.ended and start.reason is None and start.after.seq >= record.last_seq > 0:
             return Response(None, 204, headers)  # tells an EventSource not to come again
-        return EventStream(self._service.hub, self._reader(run_id, start.after.seq), headers, start)
+        return later(EventStream(self._service.hub, self._reader(run_id, start.after.seq), headers, start))
 
     async def websocket(self, websocket: WebSocket) -> None:
         run_id = websocket.path_params["run_id"]

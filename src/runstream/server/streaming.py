@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
     from starlette.websockets import WebSocket
 
-__all__ = ["STREAM_HEADERS", "EventStream", "Start", "send_messages", "start_at"]
+__all__ = ["EventStream", "Start", "send_messages", "start_at"]
 
-STREAM_HEADERS: dict[str, str] = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-    "X-Content-Type-Options": "nosniff",
-}
+_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+    (b"x-content-type-options", b"nosniff"),
+]
 
 
 class Start:
@@ -63,9 +63,7 @@ class EventStream:
     def __init__(self, hub: Hub, reader: Reader, headers: dict[str, str], start: Start | None = None) -> None:
         self._hub = hub
         self._reader = reader
-        self._headers = [
-            (name.lower().encode(), value.encode()) for name, value in {**STREAM_HEADERS, **headers}.items()
-        ]
+        self._headers = headers
         self._start = start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,11 +71,7 @@ class EventStream:
         task = reader.task = asyncio.current_task()
         watching = asyncio.get_running_loop().create_task(_watch(receive, reader))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-            opening = native.OPENING
-            if self._start is not None and self._start.reason is not None:
-                opening += native.resync(self._start.reason, self._start.given, self._start.after)
-            await send({"type": "http.response.body", "body": opening, "more_body": True})
+            await self._open(send)
             await self._send_events(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except asyncio.CancelledError:
@@ -90,9 +84,19 @@ class EventStream:
             watching.cancel()
             reader.close()
 
+    async def _open(self, send: Send) -> None:
+        own = [(name.lower().encode(), value.encode()) for name, value in self._headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *own]})
+        opening = native.OPENING
+        if self._start is not None and self._start.reason is not None:
+            opening += native.resync(self._start.reason, self._start.given, self._start.after)
+        await send({"type": "http.response.body", "body": opening, "more_body": True})
+
     async def _send_events(self, send: Send) -> None:
         reader = self._reader
         while not reader.ended:
+            # Many readers wait for long: they hold on to nothing meanwhile.
+            batches = body = None
             try:
                 batches = await reader.next()
             except CursorExpired as error:
@@ -144,6 +148,7 @@ async def send_messages(hub: Hub, reader: Reader, websocket: WebSocket, start: S
         if start.reason is not None:
             await websocket.send_text(native.resync_message(start.reason, start.given, start.after))
         while not reader.ended:
+            batches = None
             batches = await reader.next()
             if not batches and (reader.ended or hub.closing):
                 break

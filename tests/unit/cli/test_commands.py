@@ -13,6 +13,7 @@ COMMANDS = [
     "demo",
     "endpoint",
     "run",
+    "serve",
     "worker",
     "submit",
     "runs",

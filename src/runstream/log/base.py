@@ -178,12 +178,15 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What is kept of runs that have ended; None is no limit."""
+    """What is kept of runs that have ended, and of those that nobody carries out any more; None is no limit."""
 
     max_age_s: float | None = None
     """Since the end."""
     max_count: int | None = None
-    """The newest so many."""
+    """The newest so many that have ended."""
+    abandoned_age_s: float | None = None
+    """Of a run without an end whose worker's lease is over: since anything was written to it. Such runs are left by
+    processes that died where no worker goes on with them. On Redis `live_ttl_s` does this by itself."""
 
 
 class Tail(Protocol):

@@ -401,7 +401,19 @@ class MemoryStore:
             ended.sort(key=lambda run: (cast("float", run.ended_at), run.number))
             oldest = float("-inf") if retention.max_age_s is None else self._clock.now() - retention.max_age_s
             surplus = 0 if retention.max_count is None else len(ended) - retention.max_count
-            return [run for i, run in enumerate(ended) if i < surplus or cast("float", run.ended_at) < oldest]
+            chosen = [run for i, run in enumerate(ended) if i < surplus or cast("float", run.ended_at) < oldest]
+            if retention.abandoned_age_s is not None:
+                now = self._clock.now()
+                before = now - retention.abandoned_age_s
+                chosen += [
+                    run
+                    for run in runs
+                    if run.ended_at is None
+                    and run.lease_until is not None
+                    and run.lease_until <= now
+                    and run.updated_at < before
+                ]
+            return chosen
 
         return self._remove(not_to_be_kept)
 

@@ -196,6 +196,14 @@ class Ledger(LogLedger):
                 "ended_at IS NOT NULL ORDER BY ended_at DESC, number DESC LIMIT ? OFFSET ?",
                 (_DELETED_RUNS, retention.max_count),
             )
+        if not rows and retention.abandoned_age_s is not None:
+            while self.compact():
+                pass  # a row tells when its run was last written to only once the journal has been moved
+            before = self._times.wall() - retention.abandoned_age_s
+            quiet = select_runs(
+                self._connection, "ended_at IS NULL AND lease_until IS NOT NULL AND updated_at < ?", (before,)
+            )
+            rows = [row for row in quiet if not self._times.alive(row)][:_DELETED_RUNS]
         for row in rows:
             self._delete(row)
         if not rows:

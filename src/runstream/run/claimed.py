@@ -24,13 +24,23 @@ from runstream.run.host import StoreHost
 from runstream.run.resume import Resumed, fold_of_events
 from runstream.sessions.base import Session
 
-__all__ = ["Job", "RunAbandoned", "RunNotBegun", "begin", "job_of"]
+__all__ = ["AgentMissing", "Job", "RunAbandoned", "RunNotBegun", "begin", "job_of"]
 
 _logger = logging.getLogger("runstream")
 
 JOB_VERSION = 1
 
 SessionFactory = Callable[[str], Session | Awaitable[Session]]
+
+
+class AgentMissing(UserError):
+    """A run has come to an agent that this process does not have; another may."""
+
+    def __init__(self, run_id: str, agent_name: str) -> None:
+        super().__init__(
+            f"the run {run_id!r} is at the agent {agent_name!r}, which is none of those that were given, nor among "
+            "those that they hand over to"
+        )
 
 
 class RunAbandoned(AgentsException):
@@ -174,10 +184,7 @@ async def _restored(
     events, last_seq = await _state_of(host.store, record.run_id, book)
     fold = fold_of_events(events, book)
     if fold.agent_name is not None and fold.agent_name not in book:
-        raise UserError(
-            f"the run {record.run_id!r} is at the agent {fold.agent_name!r}, which is none of those that were given, "
-            "nor among those that they hand over to"
-        )
+        raise AgentMissing(record.run_id, fold.agent_name)
     if events and fold.response_seq is None and events[-1].seq < last_seq:
         # Deltas of a model that announces nothing before them, unless they are a nested agent's.
         fold.response_seq = await _first_delta(host.store, record.run_id, events[-1].seq, book)

@@ -12,7 +12,7 @@ from runstream.errors import AgentsException, LeaseLost, StoreError, UserError
 from runstream.log.base import Claim, Store
 from runstream.run.active import ActiveRun
 from runstream.run.bind import AgentBook, reachable_from
-from runstream.run.claimed import SessionFactory, begin
+from runstream.run.claimed import AgentMissing, SessionFactory, begin
 from runstream.run.config import RunConfig
 from runstream.run.host import StoreHost, opened, worker_name
 from runstream.run.loop import drive
@@ -71,6 +71,7 @@ class Worker:
         self._runs: dict[str, ActiveRun] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._suspects: set[str] = set()
+        self._left_to_others: set[str] = set()
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._drain_s = 0.0
@@ -176,6 +177,19 @@ class Worker:
         except StoreError as error:
             _logger.warning("the run %s cannot be given back: %s", claim.run.run_id, error)
 
+    async def _leave_to_others(self, host: StoreHost, claim: Claim, error: AgentMissing) -> None:
+        """A run that another worker may have the agent for (a new version that is being rolled out) goes back."""
+        run_id = claim.run.run_id
+        if claim.run.job is None:
+            _logger.error("%s; it is tried again when its lease has run out", error)
+            return  # what was not submitted is given out by its lease alone
+        await self._give_back(host, claim)
+        if run_id in self._left_to_others:
+            await self._config.clock.sleep(_PAUSE_S)  # nobody else has taken it yet
+        else:
+            self._left_to_others.add(run_id)
+            _logger.warning("%s; left to other workers", error)
+
     async def _begin(self, host: StoreHost, claim: Claim) -> None:
         run_id = claim.run.run_id
         if self._stopping.is_set():
@@ -191,6 +205,9 @@ class Worker:
                 session=self._session,
                 max_deliveries=self._max_deliveries,
             )
+        except AgentMissing as error:
+            await self._leave_to_others(host, claim, error)
+            return
         except Exception as error:
             # Its lease runs out, and somebody tries again, until its deliveries are used up.
             _logger.error("the run %s cannot be begun: %r", run_id, error)

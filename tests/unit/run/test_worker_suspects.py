@@ -12,7 +12,7 @@ from runstream.log.base import NewRun
 from runstream.log.memory_store import MemoryStore
 from runstream.run.claimed import Job
 from runstream.run.warm import warm_up
-from runstream.testing import FakeClock, ScriptedModel, Turn
+from runstream.testing import FakeClock, HandoffTo, ScriptedModel, Turn
 
 
 async def test_beside_a_suspect_no_other_run_is_begun() -> None:
@@ -66,3 +66,35 @@ async def test_a_cursor_of_a_run_without_a_store_is_refused() -> None:
     seqs = [event.seq async for event in attached.events()]
     assert seqs[0] == 4
     assert attached.cursor(3) == stored.cursor(3)
+
+
+async def test_a_run_at_an_agent_that_is_not_here_is_left_to_who_has_it() -> None:
+    """A worker without the agent that a run has come to hands it back, at no cost; one that has it goes on."""
+    clock = FakeClock()
+    store = MemoryStore("memory://", clock=clock)
+    await store.open()
+    config = RunConfig(clock=clock)
+    slow = Agent(name="New", model=ScriptedModel([Turn(["a b"], every_s=30.0), "done"], clock=clock))
+    old = Agent(name="Desk", model=ScriptedModel([HandoffTo("New")]), handoffs=[slow])
+    run_id = await Runner.submit(old, "hi", store=store)
+    first = Worker([old], store=store, run_config=config, name="first")
+    working = asyncio.create_task(first.run())
+    reader = await Runner.attach(run_id, store=store, run_config=config)
+    async for event in reader.events():
+        if event.kind == "agent.start" and event.agent == "New":
+            break
+    first.stop(drain_s=0)
+    await working
+    without = Worker([Agent(name="Desk")], store=store, run_config=config, name="without")
+    trying = asyncio.create_task(without.run())
+    await clock.sleep(3.0)
+    second = Worker([old], store=store, run_config=config, name="second")
+    working = asyncio.create_task(second.run())
+    attached = await Runner.attach(run_id, store=store, run_config=config)
+    await attached.wait()
+    record = await store.find(run_id)
+    assert (attached.final_output, record.worker, record.deliveries) == ("done", "second", 1)
+    for worker in (without, second):
+        worker.stop(drain_s=0)
+    await asyncio.gather(trying, working)
+    await store.aclose()

@@ -12,6 +12,7 @@ from runstream.events.event import RUN_END, Event
 from runstream.events.segment import decode_segment
 from runstream.log.base import Segment, Store, Tail
 from runstream.run.bind import AgentBook, bind
+from runstream.run.collector import promote_imports
 
 __all__ = ["StoredFeed", "events_of", "in_background"]
 
@@ -121,6 +122,7 @@ class StoredFeed:
         self._events = events
         self.last_seq = events[-1].seq
         self.sealed = events[-1].kind == RUN_END
+        promote_imports()  # the first segment has imported what events are made of
 
     async def _fetch(self) -> None:
         try:

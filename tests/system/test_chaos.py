@@ -48,7 +48,9 @@ def test_a_worker_that_slept_writes_nothing_into_a_log_that_was_taken_over(
     """SIGSTOP, takeover, SIGCONT: nothing of the old worker gets in; without fencing the same checks find much."""
     if store == "redis":
         request.getfixturevalue("redis_program")
-    reports = _chaos(store, "--trials", "stops", "unfenced", "--stops", "2")
-    assert reports[f"{store} stops"]["broken"] == []
-    assert reports[f"{store} stops"]["takeovers"] >= 2
-    assert reports[f"{store} unfenced"]["broken"]
+    report = _chaos(store, "--trials", "stops", "--stops", "2")[f"{store} stops"]
+    assert report["broken"] == []
+    assert report["takeovers"] >= 2
+    # Whether the old worker had something left to write when it woke is a matter of chance: each try has one.
+    tries = (_chaos(store, "--trials", "unfenced", "--stops", "2", "--seed", seed) for seed in ("1", "2", "3", "4"))
+    assert any(each[f"{store} unfenced"]["broken"] for each in tries)

@@ -3,13 +3,14 @@
 # make check  what CI runs before a merge: lint, format, types, import graph, sizes, tests
 # make record draw docs/assets/demo.svg from a real run of the demo
 # make chaos  kill workers, readers and servers, and check every log and reader (ARGS="redis --kills 100 --seed 1")
+# make soak   2,000 runs with random faults, cancels and readers in one process (ARGS="--runs 100 --seed 1")
 # make bench  measure runstream beside its peers (each in an environment of its own)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint types install bench chaos record clean
+.PHONY: demo test check lint types install bench chaos soak record clean
 
 demo: install
 	@$(BIN)/runstream demo $(ARGS)
@@ -33,6 +34,9 @@ bench: install
 
 chaos: install
 	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
+
+soak: install
+	PYTHONPATH=tests $(BIN)/python -W error::ResourceWarning -m soak $(ARGS)
 
 record: install
 	$(BIN)/python tools/record_demo.py

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from runstream.errors import LeaseLost, RunNotFound, StoreUnavailable
 from runstream.events.event import Event, RunStatus
@@ -19,17 +22,20 @@ _logger = logging.getLogger("runstream")
 
 # Between two attempts to enter a run into a store that is away.
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
+# So long a run that is cancelled waits to hear whether its store has it.
+_LAST_CHANCE_S = 1.0
 
 
 class DurableRun:
     """Between a run that is carried out here and its store."""
 
-    __slots__ = ("_host", "_run", "writer")
+    __slots__ = ("_host", "_is_ending", "_run", "writer")
 
     def __init__(self, run: ActiveRun, host: StoreHost, epoch: int) -> None:
         config = run.config
         self._run = run
         self._host = host
+        self._is_ending = False
         self.writer = RunWriter(
             host.writer,
             run.log,
@@ -60,6 +66,8 @@ class DurableRun:
 
     def lose(self, error: Exception) -> None:
         """Nothing more of this run is kept: it ends here, unless it is to go on without its store."""
+        if self._is_ending and isinstance(error, LeaseLost):
+            return  # the end frees the lease, and a heartbeat may see that first: the answer to the end itself counts
         if isinstance(error, LeaseLost | RunNotFound):
             # Another worker goes on with it, or somebody has deleted it: there is nothing to go on for.
             self.writer.fail(error)
@@ -89,6 +97,7 @@ class DurableRun:
 
     async def end(self, event: Event, status: RunStatus) -> None:
         """Keep the end, before anybody is told. Raises LeaseLost, StoreUnavailable, StoreError."""
+        self._is_ending = True
         await self.writer.commit_end(event, status)
 
     def feed(self, after: int) -> StoredFeed:
@@ -111,6 +120,28 @@ class DurableRun:
         self.writer.set_status(status)
 
 
+async def _entered(run: ActiveRun, host: StoreHost, creating: Coroutine[Any, Any, int]) -> int:
+    """The epoch of a run that enters its store.
+
+    Where it is cancelled meanwhile the store may have it all the same: then it is a durable run, which ends there, too.
+    """
+    task = asyncio.get_running_loop().create_task(creating)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        try:
+            async with run.clock.timeout(_LAST_CHANCE_S):
+                await asyncio.wait((task,))
+        except TimeoutError:
+            pass
+        if task.done() and not task.cancelled() and task.exception() is None:
+            run.durable = DurableRun(run, host, task.result())
+            run.durable.changed(urgent=True)
+        raise
+    finally:
+        task.cancel()
+
+
 async def make_durable(run: ActiveRun) -> None:
     """Enter the run into its store.
 
@@ -127,7 +158,8 @@ async def make_durable(run: ActiveRun) -> None:
             worker, pause_s = run_worker_name(), _FIRST_PAUSE_S
             while True:
                 try:
-                    epoch = await host.store.create(entered, worker=worker, lease_s=config.lease_s)
+                    creating = host.store.create(entered, worker=worker, lease_s=config.lease_s)
+                    epoch = await _entered(run, host, creating)
                     break
                 except StoreUnavailable as error:
                     failure = error

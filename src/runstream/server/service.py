@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import sys
@@ -133,6 +134,8 @@ class Service:
     async def _start(self) -> None:
         carrier, limits = self.carrier, self.limits
         carrier.stopping = False
+        # What the first run needs is loaded now: it takes half a second, in which nobody else would be served.
+        importlib.import_module("runstream.events.model_event")
         await carrier.start()
         self.hub = Hub(
             carrier.store,

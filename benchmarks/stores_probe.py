@@ -124,7 +124,9 @@ async def _write_ticks(store: str) -> None:
 async def latency(store: str) -> dict[str, Any]:
     """From an event in one process to its reader in another: events that are no deltas, one every 10 ms."""
     from runstream import Runner, RunNotFound
+    from runstream.run.warm import warm_up
 
+    warm_up()  # a process that reads for others has imported what events are made of
     writer = _process("write-ticks", store)
     assert writer.stdout is not None
     run_id = writer.stdout.readline().strip()

@@ -37,7 +37,7 @@ _PATIENCE_S = 20.0
 """A run that takes longer hangs: the longest model calls, retries and fallbacks together take a fraction of it."""
 _SETTLE_S = 5.0
 _FLAT_KB = 6_000
-"""How much more memory the last third may have than the first: the allocator's noise."""
+"""How much more memory the last third may have than the middle one: the allocator's noise."""
 # What a program that uses the library right must never see of it.
 _BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
 
@@ -64,9 +64,9 @@ class Report:
 
     @property
     def thirds_kb(self) -> tuple[int, int]:
-        """The median in the first third, after a warm-up of a tenth, and in the last one."""
+        """The median in the middle third and in the last one: the first still imports, and fills caches and arenas."""
         count = len(self.memory_kb)
-        first, last = self.memory_kb[count // 10 : count // 3], self.memory_kb[-(count // 3) :]
+        first, last = self.memory_kb[count // 3 : 2 * count // 3], self.memory_kb[-(count // 3) :]
         return int(statistics.median(first or [0])), int(statistics.median(last or [0]))
 
     def lines(self) -> Iterator[str]:
@@ -89,7 +89,7 @@ class Report:
         first, last = self.thirds_kb
         tenth = max(len(self.memory_kb) // 10, 1)
         tenths = [self.memory_kb[index] // 1000 for index in range(0, len(self.memory_kb), tenth)]
-        yield f"memory: {first / 1000:.1f} MB in the first third, {last / 1000:.1f} MB in the last; by tenths {tenths}"
+        yield f"memory: {first / 1000:.1f} MB in the middle third, {last / 1000:.1f} MB in the last; by tenths {tenths}"
         yield f"{len(self.broken)} laws broken"
 
 

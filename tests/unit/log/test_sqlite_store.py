@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -438,12 +439,14 @@ def test_other_urls_are_refused(location: str, complaint: str) -> None:
 
 
 async def test_a_wait_that_is_given_up_at_once_leaves_nothing_to_be_told(tmp_path: Path) -> None:
-    """A wait for commands or jobs that is cancelled before its thread has heard of it is not told of the close."""
+    """A wait for commands that is cancelled when its thread has it, and before it has heard so, is over for both."""
     async with opened(tmp_path) as store:
         await begin(store, events=1)
-        for wait in (store.wait_commands({"run_1": 0}), store._reader.wait_job(["Desk"], None)):
-            waiting = asyncio.ensure_future(wait)
-            await asyncio.sleep(0)
-            waiting.cancel()
-            await asyncio.wait({waiting})
-        await store.find("run_1")
+        waiting = asyncio.ensure_future(store.wait_commands({"run_1": 0}))
+        await asyncio.sleep(0)
+        while not store._reader._waiters:
+            time.sleep(0.001)  # noqa: ASYNC251
+        waiter = store._reader._waiters[0].future
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiter.cancelled()

@@ -98,8 +98,9 @@ async def test_waiting_for_a_run_that_has_ended(scene: Scene) -> None:
     """Returns at once, for each handle."""
     await scene.write(2, end=True)
     result = await scene.attach()
-    await result.wait()
-    await result.wait()
+    assert await result.wait() is result
+    assert await result.wait() is result
+    assert result.is_complete
 
 
 @pytest.mark.parametrize(

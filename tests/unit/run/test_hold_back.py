@@ -359,4 +359,5 @@ async def test_half_an_object_is_no_replacement() -> None:
 async def test_a_run_without_any_has_no_operator_in_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is made for it."""
     monkeypatch.setattr("runstream.run.model_call.HoldBack", None)
-    await Runner.run_streamed(Agent(name="Ann", model=ScriptedModel(["x"])), "hi").wait()
+    result = Runner.run_streamed(Agent(name="Ann", model=ScriptedModel(["x"])), "hi")
+    assert (await result.wait()).final_output == "x"

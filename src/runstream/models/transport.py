@@ -20,6 +20,7 @@ import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from runstream.errors import ModelStreamBroken, ModelStreamTruncated, UserError
+from runstream.loop_local import LoopLocal
 from runstream.models.direct import DirectRoute
 from runstream.wire.sse import SSEDecoder, SSEFrame
 
@@ -60,12 +61,6 @@ class ClientSettings(NamedTuple):
     project: str | None = None
 
 
-class _LoopClients(dict[tuple[ClientSettings, tuple[str | None, ...]], AsyncOpenAI]):
-    """The clients of one event loop."""
-
-    keeper: AsyncGenerator[None, None] | None = None
-
-
 # How long a stream may bring nothing, and a new connection may take: the official client's own limits.
 _READ_LIMIT_S = 600.0
 # About 60 deltas. With more at once the log would pack the first of them before its readers had a turn.
@@ -74,7 +69,15 @@ _STREAM_TIMEOUT = httpx2.Timeout(_READ_LIMIT_S, connect=5.0, read=None)
 
 _routes: weakref.WeakKeyDictionary[AsyncOpenAI, DirectRoute] = weakref.WeakKeyDictionary()
 """The clients that were made here."""
-_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = weakref.WeakKeyDictionary()
+
+
+async def _close(client: AsyncOpenAI) -> None:
+    await _routes[client].aclose()
+    await client.close()
+
+
+# By settings and environment.
+_clients: LoopLocal[AsyncOpenAI] = LoopLocal(_close)
 
 
 class MissingAPIKey(UserError, openai.OpenAIError):
@@ -99,10 +102,9 @@ def client_for(settings: ClientSettings) -> AsyncOpenAI:
     """
     check_key(settings)
     try:
-        loop = asyncio.get_running_loop()
+        clients = _clients.of_running_loop()
     except RuntimeError:
         return _new_client(settings)
-    clients = _clients_of(loop)
     key = (settings, tuple(os.environ.get(name) for name in _ENVIRONMENT))
     client = clients.get(key)
     if client is None:
@@ -122,34 +124,6 @@ def _new_client(settings: ClientSettings) -> AsyncOpenAI:
     )
     _routes[client] = DirectRoute(_LIMITS, _STREAM_TIMEOUT, ssl_context)
     return client
-
-
-def _clients_of(loop: asyncio.AbstractEventLoop) -> _LoopClients:
-    clients = _clients.get(loop)
-    if clients is None:
-        for other in [other for other in _clients if other.is_closed()]:
-            # Closed without a shutdown of its asynchronous generators: its clients can only be let go.
-            del _clients[other]
-        clients = _clients[loop] = _LoopClients()
-        clients.keeper = _close_at_shutdown(clients)
-        # An event loop closes the asynchronous generators that were begun in it when it shuts down (asyncio.run
-        # does so): the one hook that a library has to release its connections in time.
-        try:
-            clients.keeper.asend(None).send(None)
-        except StopIteration:
-            pass
-    return clients
-
-
-async def _close_at_shutdown(clients: _LoopClients) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        for client in list(clients.values()):
-            await _routes[client].aclose()
-            await client.close()
-        clients.clear()
-        clients.keeper = None  # a generator holds on to its loop, and this would keep the loop for ever
 
 
 class IdleWatch:

@@ -63,7 +63,7 @@ async def serving(*answers: bytes) -> AsyncIterator[Server]:
     played.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         yield played
-        for clients in transport._clients.values():
+        for clients in transport._clients._loops.values():
             for client in clients.values():
                 await transport._routes[client].aclose()
                 await client.close()

@@ -195,11 +195,11 @@ def test_a_loop_that_ended_is_forgotten() -> None:
         client_for(ClientSettings())
 
     gc.collect()
-    before = len(transport._clients)
+    before = len(transport._clients._loops)
     for _ in range(5):
         asyncio.run(main())
     gc.collect()
-    assert len(transport._clients) <= before + 1
+    assert len(transport._clients._loops) <= before + 1
 
 
 def test_outside_a_loop_a_client_can_be_looked_at() -> None:

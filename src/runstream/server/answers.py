@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from runstream.events.codec import plain
 from runstream.log.base import RunRecord
 from runstream.log.cursor import Cursor, epoch_of
 
-__all__ = ["Refused", "cursor_of", "error_body", "json_bytes", "refusal_of", "run_json"]
+__all__ = ["ErrorShape", "Refused", "cursor_of", "error_body", "json_bytes", "refusal_of", "run_json"]
 
 
 class Refused(Exception):
@@ -36,6 +37,10 @@ class Refused(Exception):
 
 def json_bytes(value: Any) -> bytes:
     return msgspec.json.encode(value, enc_hook=plain)
+
+
+ErrorShape = Callable[[Refused], bytes]
+"""How the clients of a protocol get to know of an error."""
 
 
 def error_body(refused: Refused) -> bytes:

@@ -90,7 +90,9 @@ def create_app(
             await service.stop()
 
     app = Starlette(
-        routes=routes_of(service),
+        routes=[
+            *routes_of(service),
+        ],
         middleware=[Middleware(Guard, service=service)],
         exception_handlers={HTTPException: not_served},
         lifespan=lifespan,

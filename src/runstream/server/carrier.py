@@ -34,18 +34,6 @@ class Stopping(Exception):
     """The server takes no more runs."""
 
 
-class _Hands(Worker):
-    """A worker that can also be given a claim."""
-
-    async def take(self, host: StoreHost, claim: Claim) -> None:
-        """Begin a run that is claimed already."""
-        await self._begin(host, claim)
-
-    def run_of(self, run_id: str) -> ActiveRun | None:
-        """The run of that id, where it is carried out here."""
-        return self._runs.get(run_id)
-
-
 class Carrier:
     """`start` it in the event loop of the server; `stop` hands on what has not ended in time."""
 
@@ -66,7 +54,7 @@ class Carrier:
         self._session = session
         self._max_runs = max_runs
         self._max_deliveries = max_deliveries
-        self._worker: _Hands | None = None
+        self._worker: Worker | None = None
         self._working: asyncio.Task[None] | None = None
         self._host: StoreHost | None = None
         self._entering = 0
@@ -103,7 +91,7 @@ class Carrier:
     async def start(self) -> None:
         """Open the store and begin to work. Raises StoreError."""
         self._host = await opened(self._store, self._config.clock)
-        self._worker = _Hands(
+        self._worker = Worker(
             self.agents,
             store=self._store,
             concurrency=self._max_runs,
@@ -113,8 +101,11 @@ class Carrier:
         )
         self._working = asyncio.get_running_loop().create_task(self._worker.run(), name="runstream server worker")
 
-    async def submit(self, agent: str, job: Job, owner: str | None) -> str:
-        """Enter a run and begin it; returns its id. Raises TooManyRuns, Stopping, StoreError, StoreUnavailable."""
+    async def submit(self, agent: str, job: Job, owner: str | None, run_id: str | None = None) -> str:
+        """Enter a run and begin it; returns its id, a new one unless given.
+
+        Raises TooManyRuns, Stopping, RunExists, StoreError, StoreUnavailable.
+        """
         worker = self._worker
         if worker is None or not self.working:
             raise Stopping
@@ -122,7 +113,7 @@ class Carrier:
             raise TooManyRuns
         self._entering += 1
         try:
-            run_id = f"run_{uuid.uuid4().hex}"
+            run_id = run_id or f"run_{uuid.uuid4().hex}"
             body = job.encode()
             new = NewRun(run_id, agent, owner=owner, job=body)
             epoch = await self.store.create(new, worker=worker.name, lease_s=self._config.lease_s)
@@ -141,7 +132,7 @@ class Carrier:
                 deliveries=1,
                 job=body,
             )
-            await worker.take(self.host, Claim(record, epoch))
+            await worker.take(Claim(record, epoch))
             return run_id
         finally:
             self._entering -= 1

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from runstream.errors import AgentsException
-from runstream.server.answers import Refused, error_body, refusal_of
+from runstream.server.answers import Refused, refusal_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,7 +54,7 @@ class Guard:
             if scope["type"] == "http" and scope["method"] == "OPTIONS":
                 await _answer(send, 204, [*cors, *(_PREFLIGHT if cors else ())], b"")
                 return
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            path = _path(scope)
             if path != "/healthz":
                 await self._service.start()
             if path not in _PUBLIC:
@@ -68,12 +68,12 @@ class Guard:
             while late:
                 await late.pop()(scope, receive, answering)
         except Refused as refused:
-            await _refuse(scope, receive, send, refused, cors)
+            await self._refuse(scope, receive, send, refused, cors)
         except AgentsException as error:
             refused = refusal_of(error)
             if refused is None or refused.status >= 500:
                 _logger.error("%s %s: %s", scope.get("method", "WS"), scope["path"], error)
-            await _refuse(scope, receive, send, refused or Refused(500, "error", "the server failed"), cors)
+            await self._refuse(scope, receive, send, refused or Refused(500, "error", "the server failed"), cors)
 
     def _check_source(self, connection: HTTPConnection) -> list[tuple[bytes, bytes]]:
         """The headers that let a page of another origin read the answer, where that is on the list."""
@@ -131,12 +131,34 @@ class Guard:
 
         return bounded
 
+    async def _refuse(
+        self, scope: Scope, receive: Receive, send: Send, refused: Refused, cors: list[tuple[bytes, bytes]]
+    ) -> None:
+        if scope["type"] == "websocket":
+            message: Any = await receive()
+            if message["type"] == "websocket.connect":
+                await send({"type": "websocket.close", "code": 4000 + refused.status})
+            return
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+            *((name.lower().encode(), value.encode()) for name, value in refused.headers.items()),
+            *cors,
+        ]
+        await _answer(send, refused.status, headers, self._service.error_body(_path(scope), refused))
+
+
+def _path(scope: Scope) -> str:
+    """The path within the app, wherever that is mounted."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
 
 async def not_served(request: Request, error: Any) -> Response:
     """The answer where nothing is at an address (404), or not for that method (405)."""
     status: int = error.status_code
     code, message = ("not_found", "nothing is here") if status == 404 else ("not_possible", str(error.detail))
-    body = error_body(Refused(status, code, message))
+    service: Service = request.app.state.runstream
+    body = service.error_body(_path(request.scope), Refused(status, code, message))
     return Response(body, status, {**(error.headers or {}), "Cache-Control": "no-store"}, "application/json")
 
 
@@ -162,20 +184,3 @@ async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], b
     length = [] if status == 204 else [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *length]})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _refuse(
-    scope: Scope, receive: Receive, send: Send, refused: Refused, cors: list[tuple[bytes, bytes]]
-) -> None:
-    if scope["type"] == "websocket":
-        message: Any = await receive()
-        if message["type"] == "websocket.connect":
-            await send({"type": "websocket.close", "code": 4000 + refused.status})
-        return
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"cache-control", b"no-store"),
-        *((name.lower().encode(), value.encode()) for name, value in refused.headers.items()),
-        *cors,
-    ]
-    await _answer(send, refused.status, headers, error_body(refused))

@@ -12,18 +12,15 @@ from starlette.websockets import WebSocket
 from runstream.errors import AgentsException, RunNotFound, RunSealed
 from runstream.log.base import Command, RunRecord
 from runstream.log.cursor import Cursor, epoch_of
-from runstream.run.claimed import Job
 from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.runner import Runner
 from runstream.server.access import Action, User
 from runstream.server.answers import Refused, json_bytes, refusal_of, run_json
-from runstream.server.carrier import Stopping, TooManyRuns
 from runstream.server.guard import later
-from runstream.server.hub import TooManyReaders
 from runstream.server.openapi import describe
-from runstream.server.reader import Reader
-from runstream.server.requests import AnswerCall, CancelRun, MoreInput, NewRun, checked_input, decode_body, session_key
+from runstream.server.requests import AnswerCall, CancelRun, MoreInput, NewRun, checked_input, decode_body
 from runstream.server.service import Service
+from runstream.server.starting import agent_named, check_right, find_run, open_reader, start_run
 from runstream.server.streaming import EventStream, send_messages, start_at
 
 __all__ = ["routes_of"]
@@ -67,62 +64,19 @@ class _Handlers:
         self._service = service
 
     async def _record(self, user: User, action: Action, run_id: str) -> RunRecord:
-        """The run, where they may do that with it. Another's run is as one that is not there: its id tells nothing."""
-        record = await self._service.carrier.store.find(run_id)
-        if not await self._service.gate.allows(user, action, run_id, record.owner):
-            raise RunNotFound(run_id, self._service.carrier.store.url)
-        return record
-
-    async def _check(self, user: User, action: Action) -> None:
-        if not await self._service.gate.allows(user, action):
-            raise Refused(403, "forbidden", "this is not allowed")
-
-    def _reader(self, run_id: str, after: int) -> Reader:
-        try:
-            return self._service.hub.open(run_id, after)
-        except TooManyReaders:
-            raise Refused(
-                429, "too_many_readers", "the run has as many readers as this server allows", {"Retry-After": "5"}
-            ) from None
+        return await find_run(self._service, user, action, run_id)
 
     # Beginning.
 
     async def create(self, request: Request) -> Any:
-        service, user = self._service, _user(request)
-        await self._check(user, "create")
+        service = self._service
         body: NewRun = decode_body(await request.body(), NewRun)
-        agent = self._agent(body.agent)
-        if body.session is not None and not service.keeps_sessions:
-            raise Refused(422, "no_sessions", "this server keeps no conversations")
-        given = checked_input(body.input, service.limits.input_chars, any_items=service.trusts_input)
-        context: Any = None if service.context is None else service.context(user.name)
-        if hasattr(context, "__await__"):
-            context = await context
-        job = Job(given, service.max_turns, context, session_key(body.session, user.name))
-        try:
-            run_id = await service.carrier.submit(agent, job, user.name)
-        except TooManyRuns:
-            raise Refused(
-                429, "too_many_runs", f"{service.limits.runs} runs are under way: try again later", {"Retry-After": "1"}
-            ) from None
-        except Stopping:
-            raise Refused(503, "stopping", "the server is about to stop", {"Retry-After": "1"}) from None
+        name = agent_named(service, body.agent)
+        run_id = await start_run(service, _user(request), agent=name, given=body.input, session=body.session)
         headers = {RUN_ID_HEADER: run_id, "Location": f"{request.scope.get('root_path', '')}/runs/{run_id}"}
         if not _wants_events(request):
-            return _json({"run_id": run_id, "agent": agent, "cursor": "0-0"}, 201, headers)
-        reader = self._reader(run_id, 0)
-        reader.join()
-        return later(EventStream(service.hub, reader, headers))
-
-    def _agent(self, name: str | None) -> str:
-        names = self._service.agent_names
-        if name is None:
-            if len(names) == 1:
-                return names[0]
-            raise Refused(422, "agent_needed", f"say which agent: {', '.join(names)}")
-        if name not in names:
-            raise Refused(422, "unknown_agent", f"there is no agent of that name: there are {', '.join(names)}")
-        return name
+            return _json({"run_id": run_id, "agent": name, "cursor": "0-0"}, 201, headers)
+        return later(EventStream(service.hub, open_reader(service, run_id, 0, is_new=True), headers))
 
     # Reading.
 
@@ -136,14 +90,16 @@ class _Handlers:
         headers = {RUN_ID_HEADER: run_id}
         if record.ended and start.reason is None and start.after.seq >= record.last_seq > 0:
             return Response(None, 204, headers)  # tells an EventSource not to come again
-        return later(EventStream(self._service.hub, self._reader(run_id, start.after.seq), headers, start))
+        return later(
+            EventStream(self._service.hub, open_reader(self._service, run_id, start.after.seq), headers, start)
+        )
 
     async def websocket(self, websocket: WebSocket) -> None:
         run_id = websocket.path_params["run_id"]
         try:
             record = await self._record(_user(websocket), "read", run_id)
             start = start_at(websocket.query_params.get("after", ""), record)
-            reader = self._reader(run_id, start.after.seq)
+            reader = open_reader(self._service, run_id, start.after.seq)
         except (AgentsException, Refused) as error:
             refused = refusal_of(error) if isinstance(error, AgentsException) else error
             await websocket.close(4000 + (refused.status if refused is not None else 500))
@@ -164,7 +120,7 @@ class _Handlers:
 
     async def list_runs(self, request: Request) -> Response:
         user = _user(request)
-        await self._check(user, "list")
+        await check_right(self._service, user, "list")
         query = request.query_params
         limit = query.get("limit", str(_LISTED))
         if not limit.isdecimal() or not 0 < len(limit) < 5 or not 0 < int(limit) <= _MOST_LISTED:

@@ -18,6 +18,7 @@ from runstream.log.base import Store
 from runstream.run.claimed import SessionFactory
 from runstream.run.config import RunConfig
 from runstream.server.access import AllowList, Gate
+from runstream.server.answers import ErrorShape, Refused, error_body
 from runstream.server.carrier import Carrier
 from runstream.server.hub import Hub
 from runstream.server.snapshots import Snapshots
@@ -100,6 +101,8 @@ class Service:
         self.keeps_sessions = session is not None
         self.max_turns = max_turns
         self.trusts_input = trusts_input
+        self.error_shapes: dict[str, ErrorShape] = {}
+        """By the beginning of a path: the form of errors there, where it is not the server's own."""
         self._heartbeat_s = heartbeat_s
         self._drain_s = drain_s
         self.carrier = Carrier(
@@ -114,6 +117,13 @@ class Service:
         self.hub: Hub = None  # pyright: ignore[reportAttributeAccessIssue]
         """Set once it is started."""
         self.snapshots: Snapshots = None  # pyright: ignore[reportAttributeAccessIssue]
+
+    def error_body(self, path: str, refused: Refused) -> bytes:
+        """The body of an answer that is no success, as clients of that path expect it."""
+        for start, shape in self.error_shapes.items():
+            if path.startswith(start):
+                return shape(refused)
+        return error_body(refused)
 
     @property
     def agent_names(self) -> list[str]:

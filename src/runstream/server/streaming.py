@@ -6,12 +6,13 @@ Invariant: a client that is slow, or gone, costs its reader alone; nobody waits 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runstream.errors import AgentsException, CursorExpired, CursorInvalid, StoreError
 from runstream.log.base import RunRecord
 from runstream.log.cursor import Cursor, epoch_of, resolve
 from runstream.server.answers import refusal_of
+from runstream.server.channel import Batch
 from runstream.server.hub import Hub
 from runstream.server.protocols import native
 from runstream.server.reader import Reader
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
     from starlette.websockets import WebSocket
 
-__all__ = ["EventStream", "Start", "send_messages", "start_at"]
+__all__ = ["Encoding", "EventStream", "Start", "send_messages", "start_at"]
 
 _HEADERS: list[tuple[bytes, bytes]] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -57,14 +58,70 @@ def _cursor(seq: int, record: RunRecord) -> Cursor:
     return Cursor(epoch_of(seq, record.epochs), seq)
 
 
+class Encoding(Protocol):
+    """What becomes of a run's events on their way to one client: a protocol over server-sent events. Pure: knows no
+    socket and no clock. It may have state, of that one reader, made of the events it was given from the first on."""
+
+    opening: bytes
+    """Sent before there is an event."""
+    heartbeat: bytes
+    """Sent when nothing happens for long: clients take no notice of it."""
+
+    def encode(self, batch: Batch) -> bytes:
+        """The next events, which follow those of the batch before. May be empty."""
+        ...
+
+    def resync(self, reason: str, given: str, after: Cursor) -> bytes:
+        """Says that events are missing, and where the stream goes on."""
+        ...
+
+    def failure(self, code: str) -> bytes:
+        """Says why the stream ends though its run has not."""
+        ...
+
+    def closing(self) -> bytes:
+        """Sent after the run's end, as the last of the stream."""
+        ...
+
+
+class _Native:
+    """Without state: the frames of a batch are made once for all readers."""
+
+    opening = native.OPENING
+    heartbeat = native.HEARTBEAT
+
+    def encode(self, batch: Batch) -> bytes:
+        return batch.frames
+
+    def resync(self, reason: str, given: str, after: Cursor) -> bytes:
+        return native.resync(reason, given, after)
+
+    def failure(self, code: str) -> bytes:
+        return native.failure(code)
+
+    def closing(self) -> bytes:
+        return b""
+
+
+_NATIVE = _Native()
+
+
 class EventStream:
     """The answer to a request for a run's events, as an ASGI application. It ends after `run.end`."""
 
-    def __init__(self, hub: Hub, reader: Reader, headers: dict[str, str], start: Start | None = None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        reader: Reader,
+        headers: dict[str, str],
+        start: Start | None = None,
+        encoding: Encoding = _NATIVE,
+    ) -> None:
         self._hub = hub
         self._reader = reader
         self._headers = headers
         self._start = start
+        self._encoding = encoding
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reader = self._reader
@@ -87,13 +144,13 @@ class EventStream:
     async def _open(self, send: Send) -> None:
         own = [(name.lower().encode(), value.encode()) for name, value in self._headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *own]})
-        opening = native.OPENING
+        opening = self._encoding.opening
         if self._start is not None and self._start.reason is not None:
-            opening += native.resync(self._start.reason, self._start.given, self._start.after)
+            opening += self._encoding.resync(self._start.reason, self._start.given, self._start.after)
         await send({"type": "http.response.body", "body": opening, "more_body": True})
 
     async def _send_events(self, send: Send) -> None:
-        reader = self._reader
+        reader, encoding = self._reader, self._encoding
         while not reader.ended:
             # Many readers wait for long: they hold on to nothing meanwhile.
             batches = body = None
@@ -102,31 +159,33 @@ class EventStream:
             except CursorExpired as error:
                 body = await self._skip(error)
             except AgentsException as error:
-                body = _failure(error)
+                body = encoding.failure(_failure_code(error))
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 return
             else:
                 if batches:
-                    body = batches[0].frames if len(batches) == 1 else b"".join([batch.frames for batch in batches])
+                    body = b"".join([encoding.encode(batch) for batch in batches])
+                    if reader.ended:
+                        body += encoding.closing()
                 elif reader.ended or self._hub.closing:
                     return
                 else:
-                    body = native.HEARTBEAT
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+                    body = encoding.heartbeat
+            if body:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _skip(self, error: CursorExpired) -> bytes:
         record = await self._hub.store.find(self._reader.run_id)
         given = _cursor(self._reader.cursor, record)
         after = _cursor(error.first_seq - 1, record)
         self._reader.cursor = after.seq
-        return native.resync("expired", str(given), after)
+        return self._encoding.resync("expired", str(given), after)
 
 
-def _failure(error: AgentsException) -> bytes:
-    """The last frame of a stream that cannot go on though the run has not ended: the client may come again."""
+def _failure_code(error: AgentsException) -> str:
+    """Why a stream cannot go on though the run has not ended: the client may come again."""
     refused = refusal_of(error)
-    code = "store_error" if refused is None or isinstance(error, StoreError) else refused.code
-    return native.failure(code)
+    return "store_error" if refused is None or isinstance(error, StoreError) else refused.code
 
 
 async def _watch(receive: Receive, reader: Reader) -> None:

@@ -96,6 +96,15 @@ class Worker:
                 self.stop(drain_s=0.0)  # cancelled: nothing is left behind
             await self._drain()
 
+    async def take(self, claim: Claim) -> None:
+        """Carry out a run that was claimed in this worker's name by somebody else, without a question for the next one
+        and whatever its `concurrency`. While it stops, the run is given back. Raises StoreError."""
+        await self._begin(await opened(self._store, self._config.clock), claim)
+
+    def run_of(self, run_id: str) -> ActiveRun | None:
+        """The run of that id, where it is carried out here at present."""
+        return self._runs.get(run_id)
+
     def stop(self, *, drain_s: float = 30.0) -> None:
         """Take no more runs. Those that go on have `drain_s` seconds to end; then they are handed on to another worker,
         at the end of their turn or, as long again later, at once. Called again with `drain_s=0`, it hands them on now.

@@ -300,14 +300,15 @@ class RunFailed(AgentsException):
 
 
 class RunTimeoutError(AgentsException):
-    """The whole run took longer than `RunConfig.time_limit_s`."""
+    """The whole run took longer than `limit_s`; `option` names where that limit was set."""
 
     code = "run_timeout"
     retryable = True
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float, option: str = "RunConfig.time_limit_s") -> None:
         self.limit_s = limit_s
-        super().__init__(f"The run exceeded its time limit of {limit_s:g} s (RunConfig.time_limit_s).")
+        self.option = option
+        super().__init__(f"The run exceeded its time limit of {limit_s:g} s ({option}).")
 
 
 class StoreError(AgentsException):

@@ -6,6 +6,7 @@ The loop (`run/loop.py`) drives it; results and readers look at it. It knows not
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import math
 import uuid
@@ -422,12 +423,23 @@ class ActiveRun(RunLog):
 
     def end_event(self, status: RunStatus, error: BaseException | None) -> Event:
         """The last event, not yet written."""
-        if isinstance(error, AgentsException) and error.run_data is None:
-            error.run_data = self.error_details()
+        if error is not None:
+            self._tell(error)
         data = run_end(status, error, self.final_output, self.context.usage)
         live = error if error is not None else self.final_output
         log = self.log
         return Event(self.run_id, log.next_seq, self.now(), RUN_END, self.agent.name, 0, log.path, data, live)
+
+    def _tell(self, error: BaseException) -> None:
+        """Let the error have what the run had, as `run_data`; errors that are not ours as well, where they can."""
+        if isinstance(error, AgentsException):
+            if error.run_data is None:
+                error.run_data = self.error_details()
+        elif not self.is_nested:
+            # A class may refuse an attribute, in whatever way: the run ends all the same.
+            with contextlib.suppress(Exception):
+                if isinstance(getattr(error, "run_data", None), RunErrorDetails | None):
+                    cast("Any", error).run_data = self.error_details()
 
     def seal(self, status: RunStatus, error: BaseException | None, event: Event | None = None) -> None:
         """Write `run.end`, once, whatever comes; everybody who waits is woken. `event` is the one that was kept."""

@@ -258,10 +258,21 @@ class RunConfig:
         return 1_000_000 if self.store is None or self.on_store_failure == "continue" else 20_000
 
     @property
+    def run_limit(self) -> tuple[float, str] | None:
+        """How long the run may take, and the option that says so: the shorter of `time_limit_s` and
+        `time_limits.run_s`; None where there is neither."""
+        limits = self.time_limits
+        given = (
+            (self.time_limit_s, "RunConfig.time_limit_s"),
+            (None if limits is None else limits.run_s, "TimeLimits.run_s"),
+        )
+        return min(((limit_s, option) for limit_s, option in given if limit_s is not None), default=None)
+
+    @property
     def run_limit_s(self) -> float | None:
-        """How long the run may take: the shorter of `time_limit_s` and `time_limits.run_s`, where there is one."""
-        given = (self.time_limit_s, None if self.time_limits is None else self.time_limits.run_s)
-        return min((limit_s for limit_s in given if limit_s is not None), default=None)
+        """How long the run may take; None for as long as it takes."""
+        limit = self.run_limit
+        return None if limit is None else limit[0]
 
     @classmethod
     def of(cls, config: RunConfig | dict[str, Any] | None) -> RunConfig:

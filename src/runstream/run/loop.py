@@ -77,16 +77,17 @@ async def drive(run: ActiveRun) -> None:
 
 async def _wait_within(run: ActiveRun, turns: asyncio.Task[_Outcome]) -> None:
     """Wait for the turns, or for the end of the run's time."""
-    limit_s = run.config.run_limit_s
-    if limit_s is None:
+    limit = run.config.run_limit
+    if limit is None:
         await asyncio.wait((turns,))
         return
+    limit_s, option = limit
     try:
         async with run.clock.timeout(limit_s):
             await asyncio.wait((turns,))
     except TimeoutError:
         if not run.silenced and run.broken is None:
-            run.broken = RunTimeoutError(limit_s)
+            run.broken = RunTimeoutError(limit_s, option)
 
 
 async def _end(run: ActiveRun, status: RunStatus, error: BaseException | None) -> BaseException | None:

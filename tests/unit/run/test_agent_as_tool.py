@@ -26,7 +26,8 @@ from runstream import (
 )
 from runstream.agent.tool import FunctionTool
 from runstream.flow.load import LoadLimits
-from runstream.testing import FakeClock, HandoffTo, ScriptedModel, ToolCall, Turn, say
+from runstream.testing import FakeClock, Fault, HandoffTo, ScriptedModel, ToolCall, Turn, say
+from runstream.view.run_view import view_of
 
 ASK = ToolCall("ask", {"input": "What is it?"}, call_id="c1")
 
@@ -472,3 +473,23 @@ async def test_a_nested_tool_that_ignores_its_cancellation() -> None:
     ]
     await clock.sleep(2000)
     assert [event.seq async for event in result.events()] == [event.seq for event in events]
+
+
+async def test_a_nested_model_call_is_made_again() -> None:
+    """What is taken back is the nested attempt alone, by its own path; the tool's output and the usage are those of
+    both attempts, and views show the first as void inside of the call."""
+    broken = say("one two three", fault=Fault("reset", after=2))
+    events = await _log(_outer(_ask(_inner(broken, "The whole."))), clock=FakeClock(), on_broken_stream="restart")
+    (discarded,) = [event for event in events if event.kind == "attempt.discarded"]
+    (first,) = [event for event in events if event.seq == discarded.data.from_seq]
+    assert (discarded.path, first.path, first.data.type) == (("c1",), ("c1",), "response.created")
+    outputs = [
+        event.data.raw["output"] for event in events if event.kind == "item" and event.data.name == "tool_output"
+    ]
+    assert [*outputs, events[-1].data.final_output, events[-1].data.usage["requests"]] == ["The whole.", "done", 4]
+    nested: Any = view_of(events).to_json()["entries"][1]["nested"]
+    assert [(entry["type"], entry["void"]) for entry in nested["entries"]] == [
+        ("message", True),
+        ("discarded", False),
+        ("message", False),
+    ]

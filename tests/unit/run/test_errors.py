@@ -13,6 +13,7 @@ from runstream import (
     MaxTurnsExceeded,
     ModelBehaviorError,
     RunConfig,
+    RunHooks,
     Runner,
     UserError,
     function_tool,
@@ -332,3 +333,36 @@ async def test_an_incomplete_answer_is_never_a_success() -> None:
     agent = _agent(Turn(("only half of",), incomplete="max_output_tokens"))
     with pytest.raises(ModelStreamFailed, match="max_output_tokens"):
         await Runner.run_streamed(agent, "hi").wait()
+
+
+async def test_errors_of_others_have_the_runs_data_too(way: Way) -> None:
+    """What a hook or a provider raises carries what there was; where its class takes no attribute, or has one of that
+    name for itself, it is raised as it is."""
+
+    class Plain(Exception):
+        pass
+
+    class Closed(Exception):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise ZeroDivisionError
+
+    class Taken(Exception):
+        run_data = "its own"
+
+    class Hooks(RunHooks[Any]):
+        def __init__(self, error: Exception) -> None:
+            self.error = error
+
+        async def on_tool_end(self, *arguments: Any) -> None:
+            raise self.error
+
+    for error in (Plain("x"), Closed("x"), Taken("x")):
+        model = ScriptedModel([["Let me see.", ToolCall("ping")]])
+        with pytest.raises(type(error)) as caught:
+            await way(Agent(name="Ann", model=model, tools=[ping]), "hi", hooks=Hooks(error))
+        assert caught.value is error
+        data: Any = getattr(error, "run_data", None)
+        if isinstance(error, Plain):
+            assert (data.partial_output, len(data.new_items)) == ("Let me see.", 3)
+        else:
+            assert data == ("its own" if isinstance(error, Taken) else None)

@@ -254,11 +254,13 @@ async def test_who_is_told_is_the_run_alone() -> None:
 
 @both
 async def test_limits_of_the_run(streamed: bool) -> None:
-    """`TimeLimits.run_s` is the run's `time_limit_s`; the shorter one holds."""
-    for config in ({"time_limits": TimeLimits(run_s=3)}, {"time_limits": {"run_s": 9}, "time_limit_s": 3.0}):
+    """`TimeLimits.run_s` is the run's `time_limit_s`; the shorter one holds, and is named."""
+    by_phase: Any = {"time_limits": TimeLimits(run_s=3)}, "TimeLimits.run_s"
+    by_run: Any = {"time_limits": {"run_s": 9}, "time_limit_s": 3.0}, "RunConfig.time_limit_s"
+    for config, option in (by_phase, by_run):
         clock = FakeClock()
         model = Named("m", say("one", first_after_s=60.0), clock=clock)
-        with pytest.raises(RunTimeoutError, match="3 s"):
+        with pytest.raises(RunTimeoutError, match=rf"3 s \({option}\)"):
             await _run(model, streamed=streamed, clock=clock, **config)
 
 

@@ -1,28 +1,44 @@
-"""The OpenAPI description of the server's own protocol. Written by hand: a promise, which tests keep."""
+"""The OpenAPI description of a server. Written by hand: a promise, which tests keep.
+
+Here are the addresses of the server's own protocol. Those of other protocols are told by their own modules: where the
+module of a route's endpoint has a function `openapi_paths()`, what it returns (path -> path item) is added. Path items
+may use `ERROR_REPLY`, `EVENT_STREAM` and `json_reply`; schemas of their own stand in them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["describe"]
+__all__ = ["ERROR_REPLY", "EVENT_STREAM", "describe", "errors", "json_reply"]
 
 _STATUSES = ["queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted"]
 
 
-def describe(agents: Sequence[str], root: str, *, needs_token: bool) -> dict[str, Any]:
-    """The description of a server with these agents, below that path."""
+def describe(agents: Sequence[str], root: str, *, needs_token: bool, routes: Iterable[Any] = ()) -> dict[str, Any]:
+    """The description of a server with these agents and routes, below that path."""
     described: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "runstream", "version": "1", "description": "Runs of agents, and their events."},
         "servers": [{"url": root or "/"}],
-        "paths": _paths(agents),
+        "paths": _paths() | _paths_of_protocols(routes),
         "components": {"schemas": _schemas(agents)},
     }
     if needs_token:
         described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"token": []}]
     return described
+
+
+def _paths_of_protocols(routes: Iterable[Any]) -> dict[str, Any]:
+    modules = dict.fromkeys(getattr(getattr(route, "endpoint", None), "__module__", None) for route in routes)
+    paths: dict[str, Any] = {}
+    for name in modules:
+        tells: Any = getattr(sys.modules.get(name or ""), "openapi_paths", None)
+        if tells is not None:
+            paths |= tells()
+    return paths
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -33,11 +49,12 @@ def _content(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def _reply(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+def json_reply(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """An answer with that text as its description, whose body is such JSON."""
     return {"description": text, "content": _content(schema)}
 
 
-_EVENT_STREAM: dict[str, Any] = {
+EVENT_STREAM: dict[str, Any] = {
     "description": (
         "Server-sent events: `id` is the cursor `<epoch>-<seq>`, `data` one event of the run. An event `resync` says "
         "that the given cursor is no place in the log, and from which one the stream goes on; an event `failure` that "
@@ -49,9 +66,13 @@ _EVENT_STREAM: dict[str, Any] = {
 _RUN_ID = {"name": "run_id", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def _errors(*statuses: int) -> dict[str, Any]:
+ERROR_REPLY: dict[str, Any] = json_reply("Refused", _ref("Error"))
+
+
+def errors(*statuses: int) -> dict[str, Any]:
+    """The refusals of an address: those of every one, and these."""
     everywhere = (400, 401, 403, 500, 503)
-    return {str(status): _reply("Refused", _ref("Error")) for status in (*everywhere, *statuses)}
+    return {str(status): ERROR_REPLY for status in (*everywhere, *statuses)}
 
 
 def _query(name: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -63,13 +84,13 @@ def _body(name: str) -> dict[str, Any]:
 
 
 def _asking(summary: str, body: str) -> dict[str, Any]:
-    replies = {"202": _reply("Accepted", _ref("Accepted")), **_errors(404, 409, 413, 415, 422)}
+    replies = {"202": json_reply("Accepted", _ref("Accepted")), **errors(404, 409, 413, 415, 422)}
     if body == "Cancel":
-        replies["200"] = _reply("It has ended already", _ref("Accepted"))
+        replies["200"] = json_reply("It has ended already", _ref("Accepted"))
     return {"summary": summary, "parameters": [_RUN_ID], "requestBody": _body(body), "responses": replies}
 
 
-def _paths(agents: Sequence[str]) -> dict[str, Any]:
+def _paths() -> dict[str, Any]:
     return {
         "/runs": {
             "post": {
@@ -77,9 +98,9 @@ def _paths(agents: Sequence[str]) -> dict[str, Any]:
                 "description": "With `Accept: text/event-stream` its events are the answer.",
                 "requestBody": _body("NewRun"),
                 "responses": {
-                    "200": _EVENT_STREAM,
-                    "201": _reply("It has begun", _ref("Begun")),
-                    **_errors(413, 415, 422, 429),
+                    "200": EVENT_STREAM,
+                    "201": json_reply("It has begun", _ref("Begun")),
+                    **errors(413, 415, 422, 429),
                 },
             },
             "get": {
@@ -89,19 +110,19 @@ def _paths(agents: Sequence[str]) -> dict[str, Any]:
                     _query("agent", "Name of the agent that it began with.", {"type": "string"}),
                     _query("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": 1000}),
                 ],
-                "responses": {"200": _reply("Runs", _ref("Runs")), **_errors(422)},
+                "responses": {"200": json_reply("Runs", _ref("Runs")), **errors(422)},
             },
         },
         "/runs/{run_id}": {
             "get": {
                 "summary": "The run as an interface shows it",
                 "parameters": [_RUN_ID],
-                "responses": {"200": _reply("A snapshot", _ref("Snapshot")), **_errors(404)},
+                "responses": {"200": json_reply("A snapshot", _ref("Snapshot")), **errors(404)},
             },
             "delete": {
                 "summary": "Remove the run and all that belongs to it",
                 "parameters": [_RUN_ID],
-                "responses": {"204": {"description": "It is gone"}, **_errors(404)},
+                "responses": {"204": {"description": "It is gone"}, **errors(404)},
             },
         },
         "/runs/{run_id}/events": {
@@ -118,9 +139,9 @@ def _paths(agents: Sequence[str]) -> dict[str, Any]:
                     },
                 ],
                 "responses": {
-                    "200": _EVENT_STREAM,
+                    "200": EVENT_STREAM,
                     "204": {"description": "The run has ended, and the cursor is its last event."},
-                    **_errors(404, 429),
+                    **errors(404, 429),
                 },
             }
         },
@@ -129,12 +150,18 @@ def _paths(agents: Sequence[str]) -> dict[str, Any]:
         "/runs/{run_id}/input": {"post": _asking("Say something more while the run goes on", "MoreInput")},
         "/healthz": {"get": {"summary": "The process answers", "security": [], "responses": _health("200")}},
         "/readyz": {"get": {"summary": "Runs are taken", "security": [], "responses": _health("200", "503")}},
+        "/openapi.json": {
+            "get": {
+                "summary": "This description",
+                "responses": {"200": json_reply("OpenAPI", {"type": "object"}), **errors()},
+            }
+        },
     }
 
 
 def _health(*statuses: str) -> dict[str, Any]:
-    return {status: _reply("Its status", _ref("Health")) for status in statuses} | {
-        "403": _reply("Refused", _ref("Error")),
+    return {status: json_reply("Its status", _ref("Health")) for status in statuses} | {
+        "403": ERROR_REPLY,
     }
 
 

@@ -197,7 +197,8 @@ class _Handlers:
     async def openapi(self, request: Request) -> Response:
         service = self._service
         root = str(request.scope.get("root_path", ""))
-        return _json(describe(service.agent_names, root, needs_token=not service.gate.is_open))
+        routes = request.app.routes
+        return _json(describe(service.agent_names, root, needs_token=not service.gate.is_open, routes=routes))
 
 
 def _wants_events(request: Request) -> bool:

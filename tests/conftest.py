@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("redis_fixtures", "node_tools")
+pytest_plugins = ("redis_fixtures", "node_tools", "page_tools")
 
 # Assertions of the laws of stores say what was compared. Here, since whoever imports them first settles it.
 pytest.register_assert_rewrite(

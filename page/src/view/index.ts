@@ -1,0 +1,3 @@
+export * from "./entries";
+export { eventOf } from "./event";
+export { HEAD, RunView, type Figures } from "./run";

@@ -13,12 +13,17 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ("redis_fixtures", "node_tools", "page_tools")
+
+# No test speaks TLS. Each HTTP client reads the certificates of all authorities, which takes 20 ms: here it is one.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data" / "authority.pem")
+os.environ.pop("SSL_CERT_DIR", None)
 
 # Assertions of the laws of stores say what was compared. Here, since whoever imports them first settles it.
 pytest.register_assert_rewrite(

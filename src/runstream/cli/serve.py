@@ -47,6 +47,12 @@ _YOUNG_OBJECTS = 20_000
     help="Bearer token, or its sha256:…; with an owner, for their runs alone. Better in RUNSTREAM_TOKENS, as a list "
     "with spaces. Needed unless the server is on this machine alone.",
 )
+@click.option(
+    "--metrics-token",
+    envvar="RUNSTREAM_METRICS_TOKEN",
+    metavar="TOKEN",
+    help="Opens /metrics and nothing else, or its sha256:…. Better in RUNSTREAM_METRICS_TOKEN.",
+)
 @click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="A name that the server goes by.")
 @click.option("--allow-origin", "origins", metavar="ORIGIN", multiple=True, help="Its pages may use the server.")
 @click.option("--sessions", metavar="FILE", help="SQLite file with conversations.  [default: in your data folder]")
@@ -65,6 +71,7 @@ def command(
     port: int,
     url: str | None,
     tokens: tuple[str, ...],
+    metrics_token: str | None,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     sessions: str | None,
@@ -92,6 +99,7 @@ def command(
             agents,
             store=url,
             tokens=_owners(tokens) if tokens else None,
+            metrics_token=metrics_token,
             allowed_hosts=(*hosts, *(() if host in ("0.0.0.0", "::") else (_in_url(host),))),
             allowed_origins=origins,
             session=_sessions(sessions),

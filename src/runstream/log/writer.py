@@ -58,6 +58,7 @@ class RunWriter:
         "_log",
         "_on_failure",
         "_waiters",
+        "_watched_seq",
         "_writer",
         "committed_seq",
         "durable",
@@ -65,6 +66,7 @@ class RunWriter:
         "failure",
         "goes_on_undurable",
         "run_id",
+        "watch",
     )
 
     def __init__(
@@ -89,6 +91,9 @@ class RunWriter:
         self.failure: Exception | None = None
         """Why nothing more is written: LeaseLost, RunNotFound where the run was deleted, or the store's error."""
         self.goes_on_undurable = goes_on_undurable
+        self.watch: Callable[[Sequence[Event]], None] | None = None
+        """Given the events as they go out, in order and once each, whether they are taken or not. Must not raise."""
+        self._watched_seq = self.committed_seq
         self._limit_s = limit_s
         self._on_failure = on_failure
         self._append: Append | None = None
@@ -180,12 +185,21 @@ class RunWriter:
                 self.fail(self._lost(error.first_seq))
                 return None
             if events:
+                if self.watch is not None:
+                    self._show(events, self.watch)
                 segment = Segment(events[0].seq, events[-1].seq, encode_segment(events))
                 status = None
                 if events[-1].seq == self.last_seq:
                     status, self._end_status = self._end_status, None
                 self._append = Append(self.run_id, self.epoch, segment, status)
         return self._append
+
+    def _show(self, events: list[Event], watch: Callable[[Sequence[Event]], None]) -> None:
+        if events[0].seq <= self._watched_seq:  # written again, since the store had lost them
+            events = [event for event in events if event.seq > self._watched_seq]
+        if events:
+            self._watched_seq = events[-1].seq
+            watch(events)
 
     def _take(self) -> list[Event]:
         log = self._log

@@ -94,12 +94,14 @@ class Gate:
         tokens: Mapping[str, str | None] | Iterable[str] | None,
         authenticate: Authenticate | None,
         authorize: Authorize | None,
+        metrics_token: str | None = None,
     ) -> None:
         if tokens is not None and authenticate is not None:
             raise UserError("give tokens or authenticate, not both")
         self._tokens = None if tokens is None else _hashes(tokens)
         self._authenticate = authenticate
         self._authorize = authorize
+        self._metrics_token = None if metrics_token is None else _hashes([metrics_token])
 
     @property
     def is_open(self) -> bool:
@@ -116,17 +118,11 @@ class Gate:
         if self._tokens is None:
             client = connection.client
             return User(None) if client is None or is_loopback(client.host) else None
-        return self._user_of_token(_token_of(connection))
+        return _user_of_token(_token_of(connection), self._tokens)
 
-    def _user_of_token(self, token: str | None) -> User | None:
-        if token is None or self._tokens is None:
-            return None
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        found: User | None = None
-        for known, user in self._tokens:  # all of them, so that the time does not tell which one
-            if hmac.compare_digest(known, digest):
-                found = user
-        return found
+    def scraper(self, connection: HTTPConnection) -> User | None:
+        """Whoever shows the token for `/metrics`, which opens nothing else."""
+        return _user_of_token(_token_of(connection), self._metrics_token)
 
     async def allows(self, user: User, action: Action, run_id: str | None = None, owner: str | None = None) -> bool:
         """Whether they may do it: people what concerns their own runs, unless `authorize` says otherwise."""
@@ -136,6 +132,17 @@ class Gate:
                 allowed = await allowed
             return allowed is True
         return user.name is None or run_id is None or owner == user.name
+
+
+def _user_of_token(token: str | None, tokens: list[tuple[bytes, User]] | None) -> User | None:
+    if token is None or tokens is None:
+        return None
+    digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+    found: User | None = None
+    for known, user in tokens:  # all of them, so that the time does not tell which one
+        if hmac.compare_digest(known, digest):
+            found = user
+    return found
 
 
 def _hashes(tokens: Mapping[str, str | None] | Iterable[str]) -> list[tuple[bytes, User]]:

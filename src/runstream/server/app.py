@@ -29,6 +29,7 @@ def create_app(
     tokens: Mapping[str, str | None] | Iterable[str] | None = None,
     authenticate: Authenticate | None = None,
     authorize: Authorize | None = None,
+    metrics_token: str | None = None,
     allowed_hosts: Iterable[str] = (),
     allowed_origins: Iterable[str] = (),
     session: Session | SessionFactory | None = None,
@@ -47,6 +48,7 @@ def create_app(
     the server, who may do everything). `authenticate` stands in for them: it gets the connection and returns the
     user's name, or None to refuse. Without either, only clients on this machine are answered. `authorize` gets an
     `Access` and decides; by default people may do everything with their own runs, and nothing with others'.
+    `metrics_token`: opens `/metrics` and nothing else; besides it, whoever runs the server may read that.
     `allowed_hosts`: names besides localhost that the server goes by ("*": any). `allowed_origins`: origins whose pages
     may use it; its own always may. `session` keeps conversations: a session, or a function from a name to one.
     `context` makes, from the user's name, the JSON data that tools and hooks of a run get as their context.
@@ -72,7 +74,7 @@ def create_app(
         config=replace(config, on_abandon="detach"),
         session=session,
         context=context,
-        gate=Gate(tokens, authenticate, authorize),
+        gate=Gate(tokens, authenticate, authorize, metrics_token),
         allow=AllowList(allowed_hosts, allowed_origins),
         limits=limits or Limits(),
         heartbeat_s=heartbeat_s,

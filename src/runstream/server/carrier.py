@@ -52,7 +52,7 @@ class Carrier:
         self._store = store
         self._config = config
         self._session = session
-        self._max_runs = max_runs
+        self.max_runs = max_runs
         self._max_deliveries = max_deliveries
         self._worker: Worker | None = None
         self._working: asyncio.Task[None] | None = None
@@ -94,7 +94,7 @@ class Carrier:
         self._worker = Worker(
             self.agents,
             store=self._store,
-            concurrency=self._max_runs,
+            concurrency=self.max_runs,
             run_config=self._config,
             session=self._session,
             max_deliveries=self._max_deliveries,
@@ -109,7 +109,7 @@ class Carrier:
         worker = self._worker
         if worker is None or not self.working:
             raise Stopping
-        if self.run_count >= self._max_runs:
+        if self.run_count >= self.max_runs:
             raise TooManyRuns
         self._entering += 1
         try:

@@ -1,7 +1,8 @@
 """What every request passes before anything else looks at it, and what becomes of errors. Pure ASGI: streams pass
 through it without a copy.
 
-In this order: the host, the origin, CORS preflights, who asks, the content type, the size of the body.
+In this order: the host, the origin, CORS preflights, who asks, the content type, the size of the body and the time
+that it takes.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 
-from runstream.errors import AgentsException
+from runstream.errors import AgentsException, StoreError
 from runstream.server.answers import Refused, refusal_of
+from runstream.server.counts import Counts
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from runstream.server.service import Service
 
-__all__ = ["LATE", "Guard", "later", "not_served"]
+__all__ = ["LATE", "METRICS_PATH", "Guard", "later", "not_served"]
 
 _logger = logging.getLogger("runstream.server")
 
@@ -28,6 +30,7 @@ LATE = "runstream.late"
 """Where in a scope handlers leave streams: they begin once the layers that found the handler are left, which would
 cost each of many readers memory, and each of their events time."""
 
+METRICS_PATH = "/metrics"
 _PUBLIC = frozenset(("/healthz", "/readyz"))
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, DELETE"),
@@ -47,33 +50,47 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        cors: list[tuple[bytes, bytes]] = []
+        answer = _Answer(send, self._service.counts)
         try:
-            connection = HTTPConnection(scope)
-            cors = self._check_source(connection)
-            if scope["type"] == "http" and scope["method"] == "OPTIONS":
-                await _answer(send, 204, [*cors, *(_PREFLIGHT if cors else ())], b"")
-                return
-            path = _path(scope)
-            if path != "/healthz":
-                await self._service.start()
-            if path not in _PUBLIC:
-                await self._let_in(connection, scope)
-            if scope["type"] == "http" and scope["method"] == "POST":
-                self._check_body(connection)
-                receive = self._bounded(receive)
-            answering = _with_headers(send, cors) if cors else send
-            late: list[ASGIApp] = scope.setdefault(LATE, [])
-            await self._app(scope, receive, answering)
-            while late:
-                await late.pop()(scope, receive, answering)
-        except Refused as refused:
-            await self._refuse(scope, receive, send, refused, cors)
-        except AgentsException as error:
-            refused = refusal_of(error)
-            if refused is None or refused.status >= 500:
-                _logger.error("%s %s: %s", scope.get("method", "WS"), scope["path"], error)
-            await self._refuse(scope, receive, send, refused or Refused(500, "error", "the server failed"), cors)
+            await self._serve(scope, receive, answer)
+        except Exception as error:
+            refused = self._refusal(error, scope)
+            if refused is not None and not answer.begun:
+                await self._refuse(scope, receive, answer, refused)
+            elif not isinstance(error, Refused | ClientDisconnect):
+                raise  # in mid-answer: the server closes the connection, so that nobody takes it for whole
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        connection = HTTPConnection(scope)
+        answer.headers += self._check_source(connection)
+        if scope["type"] == "http" and scope["method"] == "OPTIONS":
+            await _whole(answer, 204, _PREFLIGHT if len(answer.headers) > 1 else [], b"")
+            return
+        path = _path(scope)
+        if path != "/healthz":
+            await self._service.start()
+        if path not in _PUBLIC:
+            await self._let_in(connection, scope, path)
+        if scope["type"] == "http" and scope["method"] == "POST":
+            self._check_body(connection)
+            receive = self._bounded(receive)
+        late: list[ASGIApp] = scope.setdefault(LATE, [])
+        await self._app(scope, receive, answer)
+        while late:
+            await late.pop()(scope, receive, answer)
+
+    def _refusal(self, error: Exception, scope: Scope) -> Refused | None:
+        """The answer to an error; None where nobody waits for one."""
+        if isinstance(error, Refused):
+            return error
+        if isinstance(error, ClientDisconnect):
+            return None
+        self._service.counts.store_failures += isinstance(error, StoreError)
+        refused = refusal_of(error) if isinstance(error, AgentsException) else None
+        if refused is None or refused.status >= 500:
+            expected = isinstance(error, AgentsException)
+            _logger.error("%s %s: %s", scope.get("method", "WS"), scope["path"], error, exc_info=not expected)
+        return refused or Refused(500, "error", "the server failed")
 
     def _check_source(self, connection: HTTPConnection) -> list[tuple[bytes, bytes]]:
         """The headers that let a page of another origin read the answer, where that is on the list."""
@@ -94,9 +111,10 @@ class Guard:
             (b"vary", b"Origin"),
         ]
 
-    async def _let_in(self, connection: HTTPConnection, scope: Scope) -> None:
+    async def _let_in(self, connection: HTTPConnection, scope: Scope, path: str) -> None:
         gate = self._service.gate
-        user = await gate.user_of(connection)
+        user = gate.scraper(connection) if path == METRICS_PATH else None
+        user = user or await gate.user_of(connection)
         if user is None:
             message = "a bearer token is needed"
             if gate.is_open:
@@ -117,35 +135,71 @@ class Guard:
         return Refused(413, "body_too_large", f"a body has at most {most} bytes here", {"Connection": "close"})
 
     def _bounded(self, receive: Receive) -> Receive:
-        """The body, up to the limit, whatever its headers say."""
+        """The body, up to the limits of size and time, whatever its headers say."""
+        limits, clock = self._service.limits, self._service.carrier.clock
         size = 0
+        until = clock.now() + limits.body_s
+        is_whole = False
 
         async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, is_whole
+            if is_whole:
+                return await receive()  # waits for the client to go away
+            try:
+                async with clock.timeout(until - clock.now()):
+                    message = await receive()
+            except TimeoutError:
+                text = f"a body may take {limits.body_s:g} s here"
+                raise Refused(408, "body_too_slow", text, {"Connection": "close"}) from None
             if message["type"] == "http.request":
                 size += len(message.get("body", b""))
-                if size > self._service.limits.body_bytes:
+                is_whole = not message.get("more_body", False)
+                if size > limits.body_bytes:
                     raise self._too_large()
             return message
 
         return bounded
 
-    async def _refuse(
-        self, scope: Scope, receive: Receive, send: Send, refused: Refused, cors: list[tuple[bytes, bytes]]
-    ) -> None:
+    async def _refuse(self, scope: Scope, receive: Receive, answer: _Answer, refused: Refused) -> None:
+        self._service.counts.refused[refused.code] += 1
         if scope["type"] == "websocket":
             message: Any = await receive()
             if message["type"] == "websocket.connect":
-                await send({"type": "websocket.close", "code": 4000 + refused.status})
+                await answer({"type": "websocket.close", "code": 4000 + refused.status})
             return
         headers = [
             (b"content-type", b"application/json"),
             (b"cache-control", b"no-store"),
             *((name.lower().encode(), value.encode()) for name, value in refused.headers.items()),
-            *cors,
         ]
-        await _answer(send, refused.status, headers, self._service.error_body(_path(scope), refused))
+        await _whole(answer, refused.status, headers, self._service.error_body(_path(scope), refused))
+
+
+class _Answer:
+    """The way of an answer to its client: adds headers, counts bytes."""
+
+    __slots__ = ("_counts", "_send", "begun", "headers")
+
+    def __init__(self, send: Send, counts: Counts) -> None:
+        self._send = send
+        self._counts = counts
+        self.headers: list[tuple[bytes, bytes]] = [(b"x-content-type-options", b"nosniff")]
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.body":
+            self._counts.bytes_sent += len(message.get("body", b""))
+        elif kind == "websocket.send":
+            self._counts.bytes_sent += len(message.get("text") or message.get("bytes") or b"")
+        elif kind == "http.response.start":
+            own = list(message.get("headers", ()))
+            names = {name.lower() for name, _ in own}
+            message["headers"] = own + [header for header in self.headers if header[0] not in names]
+            self.begun = True
+        else:
+            self.begun = True
+        await self._send(message)
 
 
 def _path(scope: Scope) -> str:
@@ -158,6 +212,7 @@ async def not_served(request: Request, error: Any) -> Response:
     status: int = error.status_code
     code, message = ("not_found", "nothing is here") if status == 404 else ("not_possible", str(error.detail))
     service: Service = request.app.state.runstream
+    service.counts.refused[code] += 1
     body = service.error_body(_path(request.scope), Refused(status, code, message))
     return Response(body, status, {**(error.headers or {}), "Cache-Control": "no-store"}, "application/json")
 
@@ -171,16 +226,7 @@ def later(stream: ASGIApp) -> ASGIApp:
     return leave
 
 
-def _with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *headers]
-        await send(message)
-
-    return sending
-
-
-async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+async def _whole(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     length = [] if status == 204 else [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *length]})
     await send({"type": "http.response.body", "body": body})

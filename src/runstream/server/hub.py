@@ -9,6 +9,7 @@ from runstream.clock import Clock
 from runstream.log.base import Store
 from runstream.run.active import ActiveRun
 from runstream.server.channel import Channel
+from runstream.server.counts import Counts
 from runstream.server.reader import Reader
 from runstream.server.source import LocalSource, StoredSource
 
@@ -29,6 +30,7 @@ class Hub:
         store: Store,
         clock: Clock,
         carried: Callable[[str], ActiveRun | None],
+        counts: Counts,
         *,
         max_readers_per_run: int,
         ring_bytes: int,
@@ -39,6 +41,7 @@ class Hub:
         self.max_readers_per_run = max_readers_per_run
         self._clock = clock
         self._carried = carried
+        self.counts = counts
         self._ring_bytes = ring_bytes
         self._heartbeat_s = heartbeat_s
         self._stuck_after_s = stuck_after_s
@@ -51,6 +54,18 @@ class Hub:
     def reader_count(self) -> int:
         """How many readers there are."""
         return sum(len(readers) for readers in self._readers.values())
+
+    @property
+    def lag(self) -> int:
+        """How many events the slowest reader is behind what this process knows of its run."""
+        return max(
+            (
+                channel.last_seq - reader.cursor
+                for run_id, channel in self._channels.items()
+                for reader in self._readers.get(run_id, ())
+            ),
+            default=0,
+        )
 
     def open(self, run_id: str, after: int) -> Reader:
         """A reader that begins after that seq. To be closed. Raises TooManyReaders."""
@@ -108,6 +123,7 @@ class Hub:
                 for reader in list(readers):
                     if reader.sending:
                         if now - reader.active_at > self._stuck_after_s:
+                            self.counts.readers_dropped += not reader.dropped
                             reader.drop()
                     elif now - reader.active_at >= self._heartbeat_s:
                         reader.beat()

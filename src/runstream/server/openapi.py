@@ -150,6 +150,15 @@ def _paths() -> dict[str, Any]:
         "/runs/{run_id}/input": {"post": _asking("Say something more while the run goes on", "MoreInput")},
         "/healthz": {"get": {"summary": "The process answers", "security": [], "responses": _health("200")}},
         "/readyz": {"get": {"summary": "Runs are taken", "security": [], "responses": _health("200", "503")}},
+        "/metrics": {
+            "get": {
+                "summary": "Figures of the runs and of the server, for Prometheus",
+                "responses": {
+                    "200": {"description": "Figures", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                    **errors(501),
+                },
+            }
+        },
         "/openapi.json": {
             "get": {
                 "summary": "This description",

@@ -9,14 +9,15 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from runstream.errors import AgentsException, RunNotFound, RunSealed
+from runstream.errors import AgentsException, MissingExtra, RunNotFound, RunSealed
 from runstream.log.base import Command, RunRecord
 from runstream.log.cursor import Cursor, epoch_of
 from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.runner import Runner
 from runstream.server.access import Action, User
 from runstream.server.answers import Refused, json_bytes, refusal_of, run_json
-from runstream.server.guard import later
+from runstream.server.guard import METRICS_PATH, later
+from runstream.server.metrics import CONTENT_TYPE
 from runstream.server.openapi import describe
 from runstream.server.requests import AnswerCall, CancelRun, MoreInput, NewRun, checked_input, decode_body
 from runstream.server.service import Service
@@ -46,6 +47,7 @@ def routes_of(service: Service) -> list[Any]:
         WebSocketRoute("/runs/{run_id}/ws", handlers.websocket),
         Route("/healthz", handlers.health, methods=["GET"]),
         Route("/readyz", handlers.ready, methods=["GET"]),
+        Route(METRICS_PATH, handlers.metrics, methods=["GET"]),
         Route("/openapi.json", handlers.openapi, methods=["GET"]),
     ]
 
@@ -193,6 +195,15 @@ class _Handlers:
     async def ready(self, request: Request) -> Response:
         ready = self._service.ready
         return _json({"status": "ready" if ready else "not_ready"}, 200 if ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        if _user(request).name is not None:
+            raise Refused(403, "forbidden", "the figures are for whoever runs the server")
+        try:
+            body = self._service.metrics.exposition()
+        except MissingExtra as error:
+            raise Refused(501, "no_metrics", str(error)) from None
+        return Response(body, 200, {"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:
         service = self._service

@@ -20,7 +20,9 @@ from runstream.run.config import RunConfig
 from runstream.server.access import AllowList, Gate
 from runstream.server.answers import ErrorShape, Refused, error_body
 from runstream.server.carrier import Carrier
+from runstream.server.counts import Counts
 from runstream.server.hub import Hub
+from runstream.server.metrics import ServerMetrics
 from runstream.server.snapshots import Snapshots
 from runstream.sessions.base import Session
 
@@ -37,6 +39,8 @@ class Limits:
     """Runs that are carried out at once."""
     readers_per_run: int = 200
     body_bytes: int = 1_000_000
+    body_s: float = 30.0
+    """A body that has not come within so long is refused."""
     input_chars: int = 200_000
     """Of the input of a run: the length of a text, or of the JSON of a list."""
     ring_bytes: int = 65_536
@@ -113,6 +117,8 @@ class Service:
             max_runs=limits.runs,
             max_deliveries=5,
         )
+        self.counts = Counts()
+        self.metrics = ServerMetrics(self.carrier, self.counts)
         self._starting: asyncio.Task[None] | None = None
         self.hub: Hub = None  # pyright: ignore[reportAttributeAccessIssue]
         """Set once it is started."""
@@ -151,11 +157,13 @@ class Service:
             carrier.store,
             carrier.clock,
             carrier.run_of,
+            self.counts,
             max_readers_per_run=limits.readers_per_run,
             ring_bytes=limits.ring_bytes,
             heartbeat_s=self._heartbeat_s,
             stuck_after_s=limits.stuck_after_s,
         )
+        self.metrics.begin(self.hub)
         self.snapshots = Snapshots(carrier.store)
         _logger.info("serving %s from %s", ", ".join(self.agent_names), carrier.store.url)
 
@@ -179,5 +187,6 @@ class Service:
             _logger.info("stopping: %d runs may take %g s to end", count, self._drain_s)
         self.carrier.begin_stop(self._drain_s)
         await self.carrier.wait_stopped()
+        self.metrics.end()
         if not starting.cancelled() and starting.exception() is None:
             self.hub.close()

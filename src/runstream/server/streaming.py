@@ -129,7 +129,8 @@ class EventStream:
         watching = asyncio.get_running_loop().create_task(_watch(receive, reader))
         try:
             await self._open(send)
-            await self._send_events(send)
+            if scope["method"] != "HEAD":
+                await self._send_events(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except asyncio.CancelledError:
             if not reader.dropped or task is None or task.uncancel() > 0:
@@ -159,6 +160,7 @@ class EventStream:
             except CursorExpired as error:
                 body = await self._skip(error)
             except AgentsException as error:
+                self._hub.counts.store_failures += isinstance(error, StoreError)
                 body = encoding.failure(_failure_code(error))
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 return
@@ -219,7 +221,8 @@ async def send_messages(hub: Hub, reader: Reader, websocket: WebSocket, start: S
         if not reader.dropped or task is None or task.uncancel() > 0:
             raise
         return
-    except AgentsException:
+    except AgentsException as error:
+        hub.counts.store_failures += isinstance(error, StoreError)
         code = 1011
     except (OSError, RuntimeError):
         return  # the client has gone

@@ -264,10 +264,13 @@ async def test_events_that_the_store_has_lost_are_written_again() -> None:
 
     scene = Scene(None, None, forgets)
     run = await scene.run()
+    watched: list[int] = []
+    run.watch = lambda events: watched.extend(event.seq for event in events)
     for _ in range(3):
         write(run, 2)
         await run.commit()
     assert await scene.seqs() == [1, 2, 3, 4, 5, 6]
+    assert watched == [1, 2, 3, 4, 5, 6], "who watches sees nothing twice"
 
 
 async def test_a_gap_is_asked_about_until_the_store_answers() -> None:

@@ -243,6 +243,7 @@ async def test_a_client_that_takes_nothing_is_dropped(store: str) -> None:
         assert frames[-1].data["data"]["status"] == "completed"
         while hub.reader_count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        assert service_of(app).counts.readers_dropped == 1
         writer.transport.abort()
         del reader
 

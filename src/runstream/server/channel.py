@@ -38,6 +38,16 @@ class Batch:
         return self._frames
 
     @property
+    def size_bytes(self) -> int:
+        """About what its frames take. Encodes only what did not come as a frame."""
+        size = 0
+        for event in self.events:
+            if event.frame is None:
+                return len(self.frames)
+            size += len(event.frame)
+        return size
+
+    @property
     def ends(self) -> bool:
         """Whether `run.end` is in it."""
         return self.events[-1].kind == RUN_END
@@ -142,8 +152,9 @@ class Channel:
         batch = Batch(events, epoch)
         self.last_seq = batch.last_seq
         self._batches.append(batch)
-        self._size += len(batch.frames)
-        self._trim()
+        self._size += batch.size_bytes
+        if len(self._batches) > 1:
+            self._trim()
         self.ended = batch.ends
         self._wake()
 
@@ -155,11 +166,14 @@ class Channel:
     def _trim(self) -> None:
         """Let go of what every reader has, and of what is beyond the bound."""
         batches = self._batches
-        if len(batches) < 2:
-            return
-        had = min([reader.cursor for reader in self._readers], default=self.last_seq)
-        while len(batches) > 1 and (batches[0].last_seq <= had or self._size > self._max_bytes):
-            self._size -= len(batches.popleft().frames)
+        while len(batches) > 1:
+            oldest = batches[0]
+            if self._size <= self._max_bytes:
+                for reader in self._readers:
+                    if reader.cursor < oldest.last_seq:
+                        return
+            self._size -= oldest.size_bytes
+            batches.popleft()
 
     def fail(self, error: Exception) -> None:
         """Nothing more can be read."""
@@ -170,10 +184,13 @@ class Channel:
         for reader in self._readers:
             reader.wake()
 
-    def read(self, after: int) -> list[Batch] | None:
+    def read(self, after: int) -> Sequence[Batch] | None:
         """What the ring has after that seq; None where it has lost some of that."""
         if after >= self.last_seq:
-            return []
+            return ()
+        newest = self._batches[-1]
+        if newest.first_seq == after + 1:
+            return (newest,)
         if after < self.first_after:
             return None
         found: list[Batch] = []

@@ -76,46 +76,35 @@ class Reader:
         """
         self.sending = False
         try:
-            return await self._next()
+            while not (self.ended or self._hub.closing):
+                channel = self._channel
+                found = await self._replay() if channel is None else channel.read(self.cursor)
+                if found:
+                    last = found[-1]
+                    self.cursor = last.last_seq
+                    self.ended = last.ends
+                    self.active_at = self._hub.now()
+                    return found
+                if found is None:
+                    # Too slow for the ring: the store has it all.
+                    self._leave_channel()
+                elif channel is not None and not self._is_over(channel):
+                    if self.is_due:
+                        self.is_due = False
+                        self.active_at = self._hub.now()
+                        return ()
+                    self._waiter = asyncio.get_running_loop().create_future()
+                    await self._waiter
+            return ()
         finally:
             self.sending = True
 
-    async def _next(self) -> Sequence[Batch]:
-        while not (self.ended or self._hub.closing):
-            channel = self._channel
-            if channel is None:
-                batches = await self._replay()
-                if batches:
-                    return self._given(batches)
-                continue
-            found = channel.read(self.cursor)
-            if found:
-                return self._given(found)
-            if found is None:
-                # Too slow for the ring: the store has it all.
-                self._leave_channel()
-            elif channel.error is not None:
-                raise channel.error
-            elif channel.ended:
-                self.ended = True
-            elif self.is_due:
-                self.is_due = False
-                self.active_at = self._hub.now()
-                return ()
-            else:
-                self._waiter = asyncio.get_running_loop().create_future()
-                try:
-                    await self._waiter
-                finally:
-                    self._waiter = None
-        return ()
-
-    def _given(self, batches: Sequence[Batch]) -> Sequence[Batch]:
-        last = batches[-1]
-        self.cursor = last.last_seq
-        self.ended = last.ends
-        self.active_at = self._hub.now()
-        return batches
+    def _is_over(self, channel: Channel) -> bool:
+        """Whether nothing more comes. Raises what the channel has failed with."""
+        if channel.error is not None:
+            raise channel.error
+        self.ended = channel.ended
+        return self.ended
 
     async def _replay(self) -> Sequence[Batch]:
         """The next page of the store. Where it has no more, the reader joins its channel, or is at the end."""

@@ -12,6 +12,7 @@ __all__ = ["main"]
 # The commands and what `--help` says of them; each file has its click command as `command`.
 _COMMANDS = {
     "demo": "Stream a support desk with tools and a handoff; needs no key.",
+    "chat": "Talk to agents in this terminal, here or behind a server.",
     "endpoint": "A local model server with scripted answers and faults.",
     "run": "Run a script written for the OpenAI Agents SDK with runstream.",
     "serve": "Put agents behind HTTP, for browsers, terminals and programs.",

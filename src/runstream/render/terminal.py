@@ -23,6 +23,7 @@ from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
     ATTEMPT_DISCARDED,
+    GUARDRAIL,
     INPUT_ADDED,
     ITEM,
     MODEL,
@@ -34,7 +35,7 @@ from runstream.view.texts import content_parts, input_text, output_text
 if TYPE_CHECKING:
     from runstream.events.event import Event
 
-__all__ = ["TerminalRenderer", "one_line", "visible"]
+__all__ = ["TerminalRenderer", "arguments_text", "cut", "one_line", "visible"]
 
 _TEXT_DELTAS = ("response.output_text.delta", "response.refusal.delta")
 _TEXT_ENDS = frozenset(
@@ -58,6 +59,7 @@ _LABEL_STYLES: dict[str, dict[str, Any]] = {
     "figures": {"fg": "yellow"},
     "approval": {"fg": "yellow", "bold": True},
     "void": {"fg": "red"},
+    "guard": {"fg": "yellow"},
     "run": {"bold": True},
     "end": {"bold": True},
 }
@@ -127,6 +129,8 @@ class TerminalRenderer:
             return "" if event.path else self._model(event)
         if kind == ITEM:
             return self._item(event)
+        if kind == GUARDRAIL:
+            return self.line("guard", _checked(event.data))
         if kind == RUN_END:
             return self.close()
         return "" if event.path else self._rare(event)
@@ -156,7 +160,7 @@ class TerminalRenderer:
         """A line of the caller's own, such as the user's question. It waits, as all lines do, for a text's end."""
         shown = one_line(text)
         if label == "tool":
-            shown = _cut(shown, self._line_columns)
+            shown = cut(shown, self._line_columns)
         elif self._screen is not None:
             shown = f"\n{'':{_LABEL_COLUMNS}}".join(textwrap.wrap(shown, self._line_columns))
         head = f"{label:<{_LABEL_COLUMNS}}"
@@ -208,7 +212,7 @@ class TerminalRenderer:
         name = str(read_field(raw, "name") or kind.removesuffix("_call"))
         self._tool_names[str(read_field(raw, "call_id"))] = name
         arguments = read_field(raw, "arguments")
-        return name if arguments is None else f"{name}({_arguments(str(arguments))})"
+        return name if arguments is None else f"{name}({arguments_text(str(arguments))})"
 
     # Texts.
 
@@ -261,6 +265,14 @@ class TerminalRenderer:
         return gap + lines
 
 
+def _checked(told: Any) -> str:
+    """What a guardrail has decided, about what, and how long people waited for it."""
+    about = f"{told.about.replace('_', ' ')} of {told.tool_name}" if told.tool_name else told.about.replace("_", " ")
+    longest = f", at most {told.delay_max_s:.2f} s" if told.delay_max_s else ""
+    waited = f", {told.delay_s:.2f} s later{longest}" if told.delay_s >= 0.005 or longest else ""
+    return f"{told.name}: {told.outcome} ({about}{waited})"
+
+
 def _text_columns(width: int | None) -> int | None:
     if width is None:
         return None
@@ -276,7 +288,8 @@ def _columns(text: str) -> int:
     )
 
 
-def _cut(text: str, columns: int) -> str:
+def cut(text: str, columns: int) -> str:
+    """The text, or as much of its beginning as fits into so many columns with `...` after it."""
     if _columns(text) <= columns:
         return text
     kept, taken = "", 3
@@ -288,7 +301,7 @@ def _cut(text: str, columns: int) -> str:
     return f"{kept}..."
 
 
-def _arguments(text: str) -> str:
+def arguments_text(text: str) -> str:
     """A call's arguments as in Python; what is no JSON object stays as it is."""
     try:
         arguments = json.loads(text)

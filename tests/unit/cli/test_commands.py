@@ -11,6 +11,7 @@ from runstream.cli import _cli
 
 COMMANDS = [
     "demo",
+    "chat",
     "endpoint",
     "run",
     "serve",

@@ -27,7 +27,7 @@ async def test_the_document_runs(capsys: pytest.CaptureFixture[str], monkeypatch
     """Each block does what the text around it says."""
     names: dict[str, Any] = {}
     models = [ScriptedModel(["never"]), ScriptedModel(["5 $"])]
-    both, tools, streams, figures = BLOCKS
+    both, tools, log, streams, figures = BLOCKS
     made = Agent.__init__
 
     def with_model(self: Any, *arguments: Any, **fields: Any) -> None:
@@ -54,6 +54,8 @@ async def test_the_document_runs(capsys: pytest.CaptureFixture[str], monkeypatch
     names["agent"].model = ScriptedModel(["I do not know."])
     await run(figures, names)
     assert "checks, held back 0.0" in capsys.readouterr().out
+    await run(log, names)
+    assert capsys.readouterr().out.startswith("no_card_numbers stream passed 0.0")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[" ".join(row[:2]) for row in ROWS])

@@ -16,6 +16,7 @@ from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
     ATTEMPT_DISCARDED,
+    GUARDRAIL,
     INPUT_ADDED,
     ITEM,
     MODEL,
@@ -27,6 +28,7 @@ from runstream.events.event import (
     AttemptDiscarded,
     ErrorInfo,
     Event,
+    GuardrailChecked,
     InputAdded,
     ItemAdded,
     RunEnd,
@@ -49,6 +51,7 @@ _DATA_CLASSES: dict[str, type[Any]] = {
     APPROVAL_RESOLVED: ApprovalResolved,
     INPUT_ADDED: InputAdded,
     TOOL_PROGRESS: ToolProgress,
+    GUARDRAIL: GuardrailChecked,
 }
 
 _encoder = msgspec.json.Encoder(enc_hook=lambda value: plain(value))

@@ -3,7 +3,8 @@
 Grammar of a run's log: `run.start` is first and `run.end` is last, each once; `agent.start` comes before anything else
 of that agent; `model` events keep the model's order; a tool's output comes after its call and every call gets exactly
 one output. After `attempt.discarded` with `from_seq`, what the events from that seq on had said counts as never said;
-they stay in the log. `tool.progress` comes between a call and its output.
+they stay in the log. `tool.progress` comes between a call and its output. `guardrail` comes when a check is decided:
+those of a run's input also in the middle of a response.
 
 An agent that runs as a tool writes into the same log, under a path: that of the agent that called it, and the id of
 the call. What holds of a run holds of each path, but for `run.start` and `run.end`, which are the whole run's: a nested
@@ -25,6 +26,7 @@ __all__ = [
     "AGENT_START",
     "APPROVAL_RESOLVED",
     "ATTEMPT_DISCARDED",
+    "GUARDRAIL",
     "INPUT_ADDED",
     "ITEM",
     "MODEL",
@@ -37,6 +39,9 @@ __all__ = [
     "ErrorInfo",
     "Event",
     "EventData",
+    "GuardrailChecked",
+    "GuardrailOutcome",
+    "GuardrailSubject",
     "InputAdded",
     "ItemAdded",
     "RunEnd",
@@ -55,8 +60,11 @@ ATTEMPT_DISCARDED: Final = "attempt.discarded"
 APPROVAL_RESOLVED: Final = "approval.resolved"
 INPUT_ADDED: Final = "input.added"
 TOOL_PROGRESS: Final = "tool.progress"
+GUARDRAIL: Final = "guardrail"
 
 RunStatus: TypeAlias = Literal["completed", "failed", "cancelled", "interrupted"]
+GuardrailSubject: TypeAlias = Literal["input", "added_input", "output", "tool_input", "tool_output", "stream"]
+GuardrailOutcome: TypeAlias = Literal["passed", "tripped", "rejected", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,35 @@ class ToolProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardrailChecked:
+    """What a guardrail has decided, and what that took. Never what it was asked about: that may be what is blocked."""
+
+    name: str
+    about: GuardrailSubject
+    """`stream`: the text of one model call, while it came."""
+    outcome: GuardrailOutcome
+    """`tripped` ends the run; `rejected` puts a text in the place of what was checked, and the run goes on; `failed`:
+    the check itself did, and nothing was let pass."""
+    began_at: float
+    """Seconds since the epoch."""
+    duration_s: float
+    delay_s: float = 0.0
+    """How much longer the run took for it; of a stream, the median of how long its deltas were held back."""
+    delay_max_s: float = 0.0
+    """Of a stream: how long the delta was held back that waited longest."""
+    checks: int = 1
+    """How often it was asked about the text of a stream."""
+    characters: int = 0
+    """How much of the text of a stream it let pass."""
+    tool_name: str | None = None
+    call_id: str | None = None
+    message: str | None = None
+    """What stands in the place of what was rejected."""
+    info: Any = None
+    """Its `output_info` as plain data, where everything that was checked with it was let pass; never of a stream."""
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """An error as plain data."""
 
@@ -170,7 +207,15 @@ class RunEnd:
 
 
 _OwnData: TypeAlias = (
-    RunStart | AgentStart | ItemAdded | AttemptDiscarded | ApprovalResolved | InputAdded | ToolProgress | RunEnd
+    RunStart
+    | AgentStart
+    | ItemAdded
+    | AttemptDiscarded
+    | ApprovalResolved
+    | InputAdded
+    | ToolProgress
+    | GuardrailChecked
+    | RunEnd
 )
 EventData: TypeAlias = "_OwnData | ResponseStreamEvent | dict[str, Any]"
 

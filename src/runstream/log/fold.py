@@ -14,6 +14,7 @@ from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
     ATTEMPT_DISCARDED,
+    GUARDRAIL,
     INPUT_ADDED,
     ITEM,
     MODEL,
@@ -21,6 +22,7 @@ from runstream.events.event import (
     RUN_START,
     ApprovalResolved,
     Event,
+    GuardrailChecked,
     RunEnd,
     RunStart,
 )
@@ -39,6 +41,7 @@ class RunFold:
         "end",
         "fallback_model",
         "fallback_reason",
+        "guardrails",
         "history",
         "history_index",
         "items",
@@ -69,6 +72,8 @@ class RunFold:
         """What the active agent sees in place of the first `history_index` items, where a filter changed it."""
         self.history_index = 0
         self.approvals: list[ApprovalResolved] = []
+        self.guardrails: list[tuple[str | None, GuardrailChecked]] = []
+        """What guardrails have decided, each with the agent that was active."""
         self.last_command = 0
         """Number of the latest command that the run has carried out."""
         self.turn_closed = False
@@ -100,6 +105,8 @@ class RunFold:
             self.abandon_response()
             if event.data.next_model is not None or event.data.reason == "taken_over":
                 self.fallback_model, self.fallback_reason = event.data.next_model, event.data.detail
+        elif kind == GUARDRAIL:
+            self.guardrails.append((event.agent, event.data))
         elif kind == APPROVAL_RESOLVED:
             self.approvals.append(event.data)
             self.last_command = max(self.last_command, event.data.command)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from runstream.agent.raw_item import read_field
+from runstream.events.event import GuardrailChecked
 from runstream.observe.figures import SHORTEST_S, AttemptMetrics, FirstTimes, GapFigures, TokenUsage, TurnMetrics
 from runstream.observe.sketch import Sketch
 
-__all__ = ["Attempt", "Lane", "Turn", "is_fallback", "usage_of"]
+__all__ = ["Attempt", "Lane", "Turn", "held_up_turn", "is_fallback", "usage_of"]
 
 
 class Attempt:
@@ -136,3 +137,8 @@ def usage_of(response: Any) -> TokenUsage | None:
         cached or 0,
         reasoning or 0,
     )
+
+
+def held_up_turn(told: GuardrailChecked) -> bool:
+    """Whether the turn that follows began only after that check: not one beside a model call, nor of its text."""
+    return told.about in ("input", "added_input") and told.delay_s > 0

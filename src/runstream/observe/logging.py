@@ -20,6 +20,7 @@ from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
     ATTEMPT_DISCARDED,
+    GUARDRAIL,
     INPUT_ADDED,
     ITEM,
     MODEL,
@@ -110,6 +111,18 @@ class _RunLines(FoldListener):
             )
         elif kind == APPROVAL_RESOLVED:
             self._line(logging.INFO, kind, tool=data.tool_name, call_id=data.call_id, approved=data.approved)
+        elif kind == GUARDRAIL:
+            self._line(
+                logging.INFO if data.outcome == "passed" else logging.WARNING,
+                kind,
+                guardrail=data.name,
+                about=data.about,
+                outcome=data.outcome,
+                duration_s=round(data.duration_s, 6),
+                delay_s=round(data.delay_s, 6),
+                tool=data.tool_name,
+                call_id=data.call_id,
+            )
         elif kind == INPUT_ADDED:
             self._line(logging.INFO, kind, input_items=len(data.items), **self._said("input", data.items))
         elif kind == RUN_END:

@@ -15,6 +15,7 @@ from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
     ATTEMPT_DISCARDED,
+    GUARDRAIL,
     ITEM,
     MODEL,
     RUN_END,
@@ -23,7 +24,7 @@ from runstream.events.event import (
     RunEnd,
     RunStatus,
 )
-from runstream.observe.calls import Attempt, Lane, Turn, is_fallback, usage_of
+from runstream.observe.calls import Attempt, Lane, Turn, held_up_turn, is_fallback, usage_of
 from runstream.observe.figures import (
     SHORTEST_S,
     AttemptMetrics,
@@ -189,6 +190,8 @@ class MetricsFold:
             lane.agent = event.agent
         elif kind == ATTEMPT_DISCARDED:
             self._discard(event, lane)
+        elif kind == GUARDRAIL and not held_up_turn(event.data):
+            return
         elif kind == APPROVAL_RESOLVED:
             self._start_anew(event)
         elif kind == RUN_END and not event.path:

@@ -2,7 +2,7 @@
 
 run (`invoke_workflow`) > agent (`invoke_agent`) > turn > model call (`chat`), tools (`execute_tool`), handoffs. A call
 that was made more than once has a span for each attempt that the log knows of. Nested agents hang under the span of the
-tool call that they run in.
+tool call that they run in. Guardrails hang under what they check: a tool call, a turn, an agent.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
     ATTEMPT_DISCARDED,
+    GUARDRAIL,
     INPUT_ADDED,
     ITEM,
     MODEL,
     RUN_END,
     RUN_START,
     Event,
+    GuardrailChecked,
     RunEnd,
 )
+from runstream.observe.calls import held_up_turn
 from runstream.observe.otel_names import as_json, input_messages, output_messages, response_attributes
 
 if TYPE_CHECKING:
@@ -154,7 +157,11 @@ class RunSpans:
         if kind == MODEL:
             self._apply_model(event, lane)
             return
-        if kind == ITEM:
+        if kind == GUARDRAIL:
+            self._add_guardrail(event, lane)
+            if not held_up_turn(event.data):
+                return
+        elif kind == ITEM:
             self._apply_item(event, lane)
         elif kind == AGENT_START:
             self._start_agent(event, lane)
@@ -390,6 +397,31 @@ class RunSpans:
 
     def _end_tool(self, tool: _Open, at: float, error_type: str | None = None) -> None:
         self._instruments.tool.record(tool.end(at, error_type), tool.attributes)
+
+    def _add_guardrail(self, event: Event, lane: _Lane) -> None:
+        """A check is over when the log tells of it, and has a span of its own times."""
+        told: GuardrailChecked = event.data
+        attributes: dict[str, Any] = {
+            "runstream.guardrail.name": told.name,
+            "runstream.guardrail.about": told.about,
+            "runstream.guardrail.outcome": told.outcome,
+            "runstream.guardrail.delay_s": told.delay_s,
+        }
+        if told.about == "stream":
+            attributes["runstream.guardrail.checks"] = told.checks
+            attributes["runstream.guardrail.characters"] = told.characters
+            attributes["runstream.guardrail.delay_max_s"] = told.delay_max_s
+        above = self._above(lane) if lane.agent is None else lane.agent.span
+        if lane.turn is not None and not told.about.endswith("input"):
+            above = lane.turn.span
+        if told.call_id is not None:
+            attributes["gen_ai.tool.call.id"] = told.call_id
+            waiting = self._tools.get((event.path, told.call_id))
+            above = waiting[-1].span if waiting else above
+        if self._content and told.info is not None:
+            attributes["runstream.guardrail.info"] = as_json(told.info)
+        span = self._start(f"guardrail {told.name}", above, told.began_at, attributes)
+        span.end(told.began_at + told.duration_s, told.outcome if told.outcome == "failed" else None)
 
     # The end.
 

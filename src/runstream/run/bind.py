@@ -82,6 +82,11 @@ class AgentBook:
                     self._agents[nested.name] = nested
                     waiting.append(nested)
 
+    @property
+    def agents(self) -> list[Agent[Any]]:
+        """Those that somebody brought."""
+        return list(self._agents.values())
+
     def find(self, name: str | None) -> Agent[Any]:
         """The agent of that name; where nobody brought one, one that has only the name, the same each time."""
         key = name or ""

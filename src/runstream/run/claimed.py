@@ -20,6 +20,7 @@ from runstream.run.bind import AgentBook
 from runstream.run.config import DEFAULT_MAX_TURNS, RunConfig
 from runstream.run.durable import DurableRun
 from runstream.run.feed import events_of
+from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.host import StoreHost
 from runstream.run.resume import Resumed, fold_of_events
 from runstream.sessions.base import Session
@@ -200,7 +201,10 @@ async def _restored(
         hooks=hooks,
     )
     if events:
-        run.go_on(Resumed(fold, taken_over=True, last_seq=last_seq), epoch=claim.epoch)
+        # What a worker found in the run's output is not yet its end: that is checked again.
+        told = [each for each in fold.guardrails if each[1].about != "output"]
+        found = GuardrailResults.from_log(told, book, config)
+        run.go_on(Resumed(fold, taken_over=True, last_seq=last_seq, guardrails=found), epoch=claim.epoch)
         # All commands come once more: one that was still waiting may be older than one that was carried out.
         run.inbox.last_command = 0
         run.inbox.taken = {event.data.command for event in events if event.kind in (APPROVAL_RESOLVED, INPUT_ADDED)}

@@ -24,6 +24,7 @@ from runstream.log.fold import RunFold
 from runstream.run.bind import AgentBook
 from runstream.run.config import RunConfig
 from runstream.run.feed import StoredFeed, events_of
+from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.history import latest_text
 from runstream.run.host import StoreHost
 from runstream.run.readers import Place
@@ -74,6 +75,15 @@ class FollowedRun:
         self._places: list[Place] = []
 
     # The state, as far as anybody has read.
+
+    @property
+    def guardrails(self) -> GuardrailResults:
+        """What guardrails have found, as the log tells it."""
+        found = GuardrailResults.from_log(self.fold.guardrails, self.book, self.config)
+        for result in found.output:
+            result.agent_output = self.final_output
+        found.input_passed = _has_passed(self.fold)
+        return found
 
     async def catch_up(self) -> None:
         """Fold what the store has now."""
@@ -277,3 +287,8 @@ async def follow(host: StoreHost, run_id: str, after: int | str, book: AgentBook
     followed = FollowedRun(host, record, book, seq, replace(config, on_abandon="detach"))
     await followed.catch_up()
     return followed
+
+
+def _has_passed(fold: RunFold) -> bool:
+    """Whether the first turn is over: its input was let pass then."""
+    return len(fold.responses) > 1 or (fold.end is not None and fold.end.status in ("completed", "interrupted"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +19,13 @@ from runstream.agent.guardrail import (
     ToolOutputGuardrail,
     ToolOutputGuardrailResult,
 )
-from runstream.agent.stream_guardrail import StreamGuardrailResult
+from runstream.agent.stream_guardrail import StreamGuardrail, StreamGuardrailResult
 from runstream.agent.tool import FunctionTool
 from runstream.errors import UserError
 from runstream.events.codec import plain
+from runstream.events.event import GuardrailChecked
 from runstream.run.bind import AgentBook
+from runstream.run.config import RunConfig
 
 __all__ = ["GuardrailResults"]
 
@@ -83,26 +85,62 @@ class GuardrailResults:
     def from_plain(cls, data: dict[str, Any], agents: Iterable[Agent[Any]], book: AgentBook) -> GuardrailResults:
         """The results of `to_plain`. Guardrails are found by their names among those of the agents and their tools;
         for one that is not there, one stands that has only the name."""
-        agents = list(agents)
-        tools = [tool for agent in agents for tool in agent.tools if isinstance(tool, FunctionTool)]
-        inputs = _by_name((each for agent in agents for each in agent.input_guardrails), InputGuardrail[Any])
-        outputs = _by_name((each for agent in agents for each in agent.output_guardrails), OutputGuardrail[Any])
-        tool_inputs = _by_name(
-            (each for tool in tools for each in tool.tool_input_guardrails or ()), ToolInputGuardrail[Any]
-        )
-        tool_outputs = _by_name(
-            (each for tool in tools for each in tool.tool_output_guardrails or ()), ToolOutputGuardrail[Any]
-        )
+        known = _Known(list(agents))
         return cls(
-            [InputGuardrailResult(inputs(each), _output_of(each)) for each in data["input"]],
+            [InputGuardrailResult(known.input(each["guardrail"]), _output_of(each)) for each in data["input"]],
             [
-                OutputGuardrailResult(outputs(each), each["agent_output"], book.find(each["agent"]), _output_of(each))
+                OutputGuardrailResult(
+                    known.output(each["guardrail"]), each["agent_output"], book.find(each["agent"]), _output_of(each)
+                )
                 for each in data["output"]
             ],
-            [ToolInputGuardrailResult(tool_inputs(each), _tool_output_of(each)) for each in data["tool_input"]],
-            [ToolOutputGuardrailResult(tool_outputs(each), _tool_output_of(each)) for each in data["tool_output"]],
+            [
+                ToolInputGuardrailResult(known.tool_input(each["guardrail"]), _tool_output_of(each))
+                for each in data["tool_input"]
+            ],
+            [
+                ToolOutputGuardrailResult(known.tool_output(each["guardrail"]), _tool_output_of(each))
+                for each in data["tool_output"]
+            ],
             input_passed=data["input_passed"],
         )
+
+    @classmethod
+    def from_log(
+        cls, told: Iterable[tuple[str | None, GuardrailChecked]], book: AgentBook, config: RunConfig
+    ) -> GuardrailResults:
+        """The results of a run that another process carries out, or did, as far as its log tells: without what was
+        checked, without what guardrails said of what was not let pass, and without the single delays of streams."""
+        found, known = cls(), _Known(book.agents, config)
+        for agent_name, checked in told:
+            if checked.outcome == "failed":
+                continue  # it has no result
+            agent = book.find(agent_name)
+            output = GuardrailFunctionOutput(checked.info, checked.outcome != "passed")
+            of_tool = ToolGuardrailFunctionOutput(checked.info, _behavior_of(checked))
+            if checked.about in ("input", "added_input"):
+                found.input.append(InputGuardrailResult(known.input(checked.name), output))
+            elif checked.about == "output":
+                found.output.append(OutputGuardrailResult(known.output(checked.name), None, agent, output))
+            elif checked.about == "tool_input":
+                found.tool_input.append(ToolInputGuardrailResult(known.tool_input(checked.name), of_tool))
+            elif checked.about == "tool_output":
+                found.tool_output.append(ToolOutputGuardrailResult(known.tool_output(checked.name), of_tool))
+            else:
+                found.count_stream(known.stream(checked.name), agent, checked)
+        return found
+
+    def count_stream(self, guardrail: StreamGuardrail[Any], agent: Agent[Any], checked: GuardrailChecked) -> None:
+        """Take in what a stream guardrail has found in one more model call."""
+        for result in self.stream:
+            if result.guardrail is guardrail and result.agent is agent:
+                break
+        else:
+            result = StreamGuardrailResult(guardrail, None, agent, GuardrailFunctionOutput(None, False))
+            self.stream.append(result)
+        result.output = GuardrailFunctionOutput(None, checked.outcome != "passed")
+        result.info.checks += checked.checks
+        result.info.characters += checked.characters
 
 
 def _checked(result: InputGuardrailResult | OutputGuardrailResult) -> dict[str, Any]:
@@ -121,11 +159,41 @@ def _tool_output_of(data: dict[str, Any]) -> ToolGuardrailFunctionOutput:
     return ToolGuardrailFunctionOutput(data["output_info"], data["behavior"])
 
 
-def _by_name(guardrails: Iterable[Any], kind: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
+def _behavior_of(checked: GuardrailChecked) -> Any:
+    if checked.outcome == "rejected":
+        return {"type": "reject_content", "message": checked.message or ""}
+    return {"type": "allow" if checked.outcome == "passed" else "raise_exception"}
+
+
+class _Known:
+    """Guardrails by their names, among those of the agents and their tools."""
+
+    def __init__(self, agents: Sequence[Agent[Any]], config: RunConfig | None = None) -> None:
+        of: list[Any] = [*agents, *([] if config is None else [config])]
+        tools = [tool for agent in agents for tool in agent.tools if isinstance(tool, FunctionTool)]
+        self.input = _by_name((each for one in of for each in one.input_guardrails or ()), InputGuardrail[Any])
+        self.output = _by_name((each for one in of for each in one.output_guardrails or ()), OutputGuardrail[Any])
+        self.stream = _by_name(
+            (each for one in of for each in one.stream_guardrails or ()),
+            _nameless,
+        )
+        self.tool_input = _by_name(
+            (each for tool in tools for each in tool.tool_input_guardrails or ()), ToolInputGuardrail[Any]
+        )
+        self.tool_output = _by_name(
+            (each for tool in tools for each in tool.tool_output_guardrails or ()), ToolOutputGuardrail[Any]
+        )
+
+
+def _nameless(gone: Callable[..., Any], name: str) -> StreamGuardrail[Any]:
+    return StreamGuardrail(gone, name=name)
+
+
+def _by_name(guardrails: Iterable[Any], kind: Callable[..., Any]) -> Callable[[str], Any]:
+    """Finds one of these; for a name that none has, one that has only the name."""
     known = {guardrail.get_name(): guardrail for guardrail in guardrails}
 
-    def find(data: dict[str, Any]) -> Any:
-        name = data["guardrail"]
+    def find(name: str) -> Any:
         if name not in known:
 
             def gone(*arguments: Any) -> Any:

@@ -6,12 +6,12 @@ passed, what it is about is held back from the session; what has not passed neve
 
 from __future__ import annotations
 
-import asyncio
 import copy
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.guardrail import (
@@ -32,9 +32,11 @@ from runstream.agent.stream_guardrail import StreamGuardrail
 from runstream.agent.tool import FunctionTool
 from runstream.agent.tool_context import ToolContext
 from runstream.errors import AgentsException, UserError
+from runstream.events.event import GuardrailOutcome
 from runstream.run.active import ActiveRun
 from runstream.run.config import RunConfig
 from runstream.run.decide import FunctionCall
+from runstream.run.guardrail_checks import Checks, Told, all_pass
 from runstream.run.keeper import SessionKeeper
 
 __all__ = [
@@ -85,68 +87,6 @@ def refuse_kept_by_provider(config: RunConfig, agent: Agent[Any]) -> None:
         )
 
 
-class _Checks:
-    """Checks that run side by side. The first tripwire, or the first error, decides."""
-
-    def __init__(
-        self,
-        run: ActiveRun,
-        checks: Sequence[tuple[str, Coroutine[Any, Any, Any]]],
-        results: list[Any],
-        tripped: Callable[[Any], Exception],
-    ) -> None:
-        self._results = results
-        self._tripped = tripped
-        self._names: dict[asyncio.Task[None], str] = {}
-        self.failure: BaseException | None = None
-        for name, check in checks:
-            self._names[run.scope.spawn(self._one(check), f"guardrail {name}")] = name
-
-    @property
-    def tasks(self) -> list[asyncio.Task[None]]:
-        return list(self._names)
-
-    async def _one(self, check: Coroutine[Any, Any, Any]) -> None:
-        try:
-            result = await check
-        except Exception as error:
-            self.failure = self.failure or error
-            return
-        if self.failure is None:
-            self._results.append(result)
-            if result.output.tripwire_triggered:
-                self.failure = self._tripped(result)
-
-    def look(self) -> BaseException | None:
-        """The failure, if there is one by now. A check that was cut short has not let anything pass."""
-        for task, name in self._names.items():
-            if task.done() and task.cancelled() and self.failure is None:
-                self.failure = AgentsException(f"The guardrail {name!r} was cancelled by something it waited for")
-        return self.failure
-
-
-async def _all_pass(run: ActiveRun, checks: _Checks, work: asyncio.Task[_T] | None = None) -> _T | None:
-    """Return once all have passed and the work is done. Raises what a check, or the work, raises; the others are
-    stopped then, within the run's limit."""
-    pending: set[asyncio.Task[Any]] = {*checks.tasks, *([] if work is None else [work])}
-    try:
-        while pending:
-            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            failed_work = work is not None and work.done() and (work.cancelled() or work.exception() is not None)
-            if checks.look() is not None or failed_work:
-                break
-    except asyncio.CancelledError:
-        for task in pending:
-            task.cancel()  # the scope waits for them, within its limit
-        raise
-    if pending:
-        run.guardrails.tripped = checks.failure is not None  # code of the caller's may swallow a cancellation
-        await run.scope.stop(pending)
-    if checks.failure is not None:
-        raise checks.failure
-    return None if work is None else work.result()
-
-
 class InputGate:
     """The checks on what a run begins with: some before anything else, the others beside its first turn."""
 
@@ -155,17 +95,26 @@ class InputGate:
         self._keeper = keeper
         self._beside: list[InputGuardrail[Any]] = []
         agent = run.starting_agent
-        guardrails = _input_guardrails_of(run.config, agent) if self._is_due() else []
+        guardrails = self._due(_input_guardrails_of(run.config, agent))
         self._agent = agent
         self._before = [guardrail for guardrail in guardrails if not guardrail.run_in_parallel]
         self._beside = [guardrail for guardrail in guardrails if guardrail.run_in_parallel]
 
-    def _is_due(self) -> bool:
-        """Not again, where the input has passed. After a takeover in the first turn that is not known."""
+    def _due(self, guardrails: Sequence[InputGuardrail[Any]]) -> list[InputGuardrail[Any]]:
+        """Those that have not let the input pass, as far as the log knows. A second turn tells that all had."""
         run = self._run
-        if run.guardrails.input_passed:
-            return False
-        return run.resumed is None or len(run.fold.responses) <= 1
+        if run.guardrails.input_passed or (run.resumed is not None and len(run.fold.responses) > 1):
+            return []
+        told = [checked for _, checked in run.fold.guardrails if checked.about == "input"]
+        passed = Counter(checked.name for checked in told if checked.outcome == "passed")
+        due: list[InputGuardrail[Any]] = []
+        for guardrail in guardrails:
+            name = guardrail.get_name()
+            if passed[name]:
+                passed[name] -= 1  # several may have one name
+            else:
+                due.append(guardrail)
+        return due
 
     async def pass_before(self, base: Sequence[Any]) -> None:
         """Make the checks that come before the first model call."""
@@ -173,7 +122,7 @@ class InputGate:
             self._passed()
             return
         self._keeper.is_held = True
-        await _all_pass(self._run, self._checks(self._before, base))
+        await all_pass(self._run, self._checks(self._before, base))
         self._before = []
         self._passed()
 
@@ -185,7 +134,7 @@ class InputGate:
         self._keeper.is_held = True
         guardrails, self._beside = self._beside, []
         checks = self._checks(guardrails, base)
-        result = await _all_pass(run, checks, run.scope.spawn(work, f"first turn of {run.run_id}"))
+        result = await all_pass(run, checks, run.scope.spawn(work, f"first turn of {run.run_id}"))
         self._passed()
         return cast("Any", result)
 
@@ -194,17 +143,21 @@ class InputGate:
             self._keeper.is_held = False
             self._run.guardrails.input_passed = True
 
-    def _checks(self, guardrails: Sequence[InputGuardrail[Any]], base: Sequence[Any]) -> _Checks:
+    def _checks(self, guardrails: Sequence[InputGuardrail[Any]], base: Sequence[Any]) -> Checks:
         # With a session the model sees more than the new input, and so do they.
         given = self._run.input if self._run.session is None else list(base)
-        return _input_checks(self._run, self._agent, guardrails, given)
+        return _input_checks(self._run, self._agent, guardrails, given, "input")
 
 
 def _input_checks(
-    run: ActiveRun, agent: Agent[Any], guardrails: Sequence[InputGuardrail[Any]], given: str | list[Any]
-) -> _Checks:
+    run: ActiveRun,
+    agent: Agent[Any],
+    guardrails: Sequence[InputGuardrail[Any]],
+    given: str | list[Any],
+    about: Literal["input", "added_input"],
+) -> Checks:
     checks = [(each.get_name(), each.run(agent, copy.deepcopy(given), run.context)) for each in guardrails]
-    return _Checks(run, checks, run.guardrails.input, InputGuardrailTripwireTriggered)
+    return Checks(run, agent, about, checks, run.guardrails.input, InputGuardrailTripwireTriggered)
 
 
 async def check_added_input(run: ActiveRun, keeper: SessionKeeper, items: list[Any]) -> None:
@@ -212,7 +165,7 @@ async def check_added_input(run: ActiveRun, keeper: SessionKeeper, items: list[A
     guardrails = _input_guardrails_of(run.config, run.agent)
     if guardrails:
         keeper.is_held = True
-        await _all_pass(run, _input_checks(run, run.agent, guardrails, items))
+        await all_pass(run, _input_checks(run, run.agent, guardrails, items, "added_input"))
         keeper.is_held = False
 
 
@@ -229,7 +182,9 @@ async def check_output(run: ActiveRun, keeper: SessionKeeper, output: Any) -> No
     checks = [(each.get_name(), each.run(run.context, agent, output)) for each in guardrails]
     keeper.is_held = run.guardrails.withheld = True
     try:
-        await _all_pass(run, _Checks(run, checks, run.guardrails.output, OutputGuardrailTripwireTriggered))
+        await all_pass(
+            run, Checks(run, agent, "output", checks, run.guardrails.output, OutputGuardrailTripwireTriggered)
+        )
     except OutputGuardrailTripwireTriggered:
         keeper.replace_since(run.fold.response_index, _allowed_of(run.items[run.fold.response_index :]))
         keeper.is_held = False
@@ -267,37 +222,83 @@ def answer_call(run: ActiveRun, planned: FunctionCall, text: str) -> ToolCallOut
 async def check_tool_input(run: ActiveRun, tool: FunctionTool, context: ToolContext[Any]) -> str | None:
     """What the model is told instead of the tool's output, where a guardrail rejects the call; None where it may be
     made. Raises ToolInputGuardrailTripwireTriggered, UserError where a guardrail fails."""
-    for guardrail in tool.tool_input_guardrails or ():
-        ask = partial(guardrail.run, ToolInputGuardrailData(context=context, agent=run.agent))
-        output = await _asked(tool, guardrail.get_name(), ask)
-        run.guardrails.tool_input.append(ToolInputGuardrailResult(guardrail, output))
-        behavior = output.behavior
-        if behavior["type"] == "raise_exception":
-            raise ToolInputGuardrailTripwireTriggered(guardrail, output)
-        if behavior["type"] == "reject_content":
-            return behavior["message"]
-    return None
+    asked = _Asked(run, tool, context, "tool_input")
+    try:
+        for guardrail in tool.tool_input_guardrails or ():
+            ask = partial(guardrail.run, ToolInputGuardrailData(context=context, agent=run.agent))
+            output = await asked.ask(guardrail.get_name(), ask)
+            run.guardrails.tool_input.append(ToolInputGuardrailResult(guardrail, output))
+            behavior = output.behavior
+            if behavior["type"] == "raise_exception":
+                raise ToolInputGuardrailTripwireTriggered(guardrail, output)
+            if behavior["type"] == "reject_content":
+                return behavior["message"]
+        asked.passed = True
+        return None
+    finally:
+        asked.tell()
 
 
 async def check_tool_output(run: ActiveRun, tool: FunctionTool, context: ToolContext[Any], output: Any) -> Any:
     """The tool's output, or what a guardrail puts in its place. Raises ToolOutputGuardrailTripwireTriggered, UserError
     where a guardrail fails."""
-    for guardrail in tool.tool_output_guardrails or ():
-        ask = partial(guardrail.run, ToolOutputGuardrailData(context=context, agent=run.agent, output=output))
-        outcome = await _asked(tool, guardrail.get_name(), ask)
-        run.guardrails.tool_output.append(ToolOutputGuardrailResult(guardrail, outcome))
-        behavior = outcome.behavior
-        if behavior["type"] == "raise_exception":
-            raise ToolOutputGuardrailTripwireTriggered(guardrail, outcome)
-        if behavior["type"] == "reject_content":
-            return behavior["message"]
-    return output
-
-
-async def _asked(tool: FunctionTool, name: str, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    asked = _Asked(run, tool, context, "tool_output")
     try:
-        return await ask()
-    except AgentsException:
-        raise
-    except Exception as error:
-        raise UserError(f"Error running tool {tool.name}: its guardrail {name!r} failed: {error}") from error
+        for guardrail in tool.tool_output_guardrails or ():
+            ask = partial(guardrail.run, ToolOutputGuardrailData(context=context, agent=run.agent, output=output))
+            outcome = await asked.ask(guardrail.get_name(), ask)
+            run.guardrails.tool_output.append(ToolOutputGuardrailResult(guardrail, outcome))
+            behavior = outcome.behavior
+            if behavior["type"] == "raise_exception":
+                raise ToolOutputGuardrailTripwireTriggered(guardrail, outcome)
+            if behavior["type"] == "reject_content":
+                return behavior["message"]
+        asked.passed = True
+        return output
+    finally:
+        asked.tell()
+
+
+_TOOL_OUTCOMES: dict[str, GuardrailOutcome] = {
+    "allow": "passed",
+    "reject_content": "rejected",
+    "raise_exception": "tripped",
+}
+
+
+class _Asked:
+    """What the guardrails of one call have decided, one after the other."""
+
+    def __init__(
+        self, run: ActiveRun, tool: FunctionTool, context: ToolContext[Any], about: Literal["tool_input", "tool_output"]
+    ) -> None:
+        self._run = run
+        self._agent = run.agent
+        self._tool = tool
+        self._call_id = context.tool_call_id
+        self._about: Literal["tool_input", "tool_output"] = about
+        self._told: list[Told] = []
+        self.passed = False
+        """Whether all of them have let it pass."""
+
+    async def ask(self, name: str, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """What the guardrail says. Raises UserError where it fails."""
+        began_at, now = self._run.now(), self._run.now
+        try:
+            output = await ask()
+        except Exception as error:
+            self._told.append(Told(name, "failed", began_at, now()))
+            if isinstance(error, AgentsException):
+                raise
+            raise UserError(f"Error running tool {self._tool.name}: its guardrail {name!r} failed: {error}") from error
+        behavior = output.behavior
+        outcome = _TOOL_OUTCOMES.get(behavior["type"], "passed")
+        self._told.append(Told(name, outcome, began_at, now(), output.output_info, behavior.get("message")))
+        return output
+
+    def tell(self) -> None:
+        """Write it into the log, once the last one was asked."""
+        for told in self._told:
+            since, more = told.began_at, {"tool_name": self._tool.name, "call_id": self._call_id}
+            checked = told.event(self._about, passed=self.passed, waited_since=since, **more)
+            self._run.emit_guardrail(checked, self._agent)

@@ -19,6 +19,7 @@ from runstream.agent.model import ModelBatch, ModelBatches
 from runstream.agent.stream_guardrail import StreamGuardrail, StreamGuardrailResult
 from runstream.agent.usage import Usage
 from runstream.errors import AgentsException, UserError
+from runstream.events.event import GuardrailChecked, GuardrailOutcome
 from runstream.run.active import ActiveRun
 from runstream.run.held_text import Check, HeldText, TextWatch
 from runstream.run.replaced_text import ShownResponse
@@ -45,6 +46,8 @@ class HoldBack:
         self._batches = batches
         self._attempt = run.attempt
         self._results = [_result_of(run, agent, guardrail) for guardrail in guardrails]
+        self._parts = [_Part(result) for result in self._results]
+        self._is_told = False
         self._held = HeldText([TextWatch(each.guardrail.window, each.info) for each in self._results])
         self._shown = ShownResponse() if any(each.on_trip == "replace" for each in guardrails) else None
         self._reading: asyncio.Task[None] | None = None
@@ -74,10 +77,12 @@ class HoldBack:
                     self._shown.note(batch)
                 return batch
             if self._broken is not None:
+                self._tell()
                 raise self._broken
             if self._tripped is not None:
                 return await self._trip(self._tripped)
             if self._is_over and self._held.is_empty:
+                self._tell()
                 if self._failure is not None:
                     raise self._failure
                 raise StopAsyncIteration
@@ -150,6 +155,7 @@ class HoldBack:
                     break
                 result = self._results[index]
                 result.info.checks += 1
+                self._parts[index].begin(self._run.now())
                 try:
                     asked = result.guardrail.ask(self._run.context, self._agent, check.given)
                     if isinstance(asked, Awaitable):
@@ -158,7 +164,13 @@ class HoldBack:
                     else:
                         self._decide(index, check, asked)
                 except Exception as error:
-                    self._broken = error
+                    self._break(index, error)
+
+    def _break(self, index: int, error: BaseException) -> None:
+        """A check has failed."""
+        self._broken = self._broken or error
+        self._parts[index].outcome = "failed"
+        self._parts[index].ended_at = self._run.now()
 
     async def _finish(self, index: int, check: Check, asked: Awaitable[GuardrailFunctionOutput]) -> None:
         task = asyncio.current_task()
@@ -167,21 +179,24 @@ class HoldBack:
             if self._checks.get(index) is task:
                 self._decide(index, check, output)
         except Exception as error:
-            self._broken = self._broken or error
+            self._break(index, error)
         except asyncio.CancelledError as error:
             if task is None or task.cancelling():
                 raise
             name = self._results[index].guardrail.get_name()
-            self._broken = AgentsException(f"The guardrail {name!r} was cancelled by something that it waited for.")
-            self._broken.__cause__ = error
+            broken = AgentsException(f"The guardrail {name!r} was cancelled by something that it waited for.")
+            broken.__cause__ = error
+            self._break(index, broken)
         if self._checks.get(index) is task:
             del self._checks[index]
         self._news.set()
 
     def _decide(self, index: int, check: Check, output: GuardrailFunctionOutput) -> None:
-        result = self._results[index]
+        result, part = self._results[index], self._parts[index]
         result.output = result.guardrail.checked(output)
+        part.ended_at = self._run.now()
         if output.tripwire_triggered:
+            part.outcome = "tripped" if result.guardrail.on_trip == "stop" else "rejected"
             result.agent_output = self._held.shown_of(check)
             self._tripped = self._tripped or result
         else:
@@ -189,6 +204,7 @@ class HoldBack:
 
     async def _trip(self, result: StreamGuardrailResult) -> ModelBatch:
         """Drop what is held back, and close the model's stream. Returns what the message ends with instead."""
+        self._tell()
         await self.aclose()
         self._held.restart()
         self._is_over, self._failure, self._tripped = True, None, None
@@ -197,6 +213,47 @@ class HoldBack:
             raise OutputGuardrailTripwireTriggered(result)
         assert self._shown is not None
         return self._shown.end_with(result.guardrail.replacement)
+
+    def _tell(self) -> None:
+        """Write into the log what has been decided about this call, once, and after the text that was let pass."""
+        told, self._is_told = self._is_told, True
+        for part in () if told else self._parts:
+            if part.began_at is not None:
+                self._run.emit_guardrail(part.event(part.began_at), self._agent)
+
+
+class _Part:
+    """What one model call has of a guardrail's result in the run."""
+
+    def __init__(self, result: StreamGuardrailResult) -> None:
+        self._result = result
+        self._checks, self._characters = result.info.checks, result.info.characters
+        self._deltas = result.info.deltas
+        self.outcome: GuardrailOutcome = "passed"
+        self.began_at: float | None = None
+        self.ended_at = 0.0
+
+    def begin(self, now: float) -> None:
+        """It is asked."""
+        if self.began_at is None:
+            self.began_at = self.ended_at = now
+
+    def event(self, began_at: float) -> GuardrailChecked:
+        """For the log. What the guardrail says of its outcomes stays out of it: it may quote what is blocked later."""
+        info, guardrail = self._result.info, self._result.guardrail
+        delays_s = sorted(info.delays_s[self._deltas :])
+        return GuardrailChecked(
+            guardrail.get_name(),
+            "stream",
+            self.outcome,
+            began_at,
+            max(self.ended_at - began_at, 0.0),
+            delays_s[(len(delays_s) - 1) // 2] if delays_s else 0.0,
+            delays_s[-1] if delays_s else 0.0,
+            info.checks - self._checks,
+            info.characters - self._characters,
+            message=guardrail.replacement if self.outcome == "rejected" else None,
+        )
 
 
 def _result_of(run: ActiveRun, agent: Agent[Any], guardrail: StreamGuardrail[Any]) -> StreamGuardrailResult:

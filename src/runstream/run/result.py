@@ -25,7 +25,6 @@ from runstream.events.event import RunStatus
 from runstream.run.active import ActiveRun, CancelMode
 from runstream.run.config import DEFAULT_MAX_TURNS
 from runstream.run.followed import FollowedRun
-from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.history import ends_incomplete, input_items_of, latest_text
 from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.nested import pending_of
@@ -259,32 +258,28 @@ class RunResultStreaming(RunResultBase):
         """Calls that wait for a person's approval, where the run has ended for their sake."""
         return list(self._run.interruptions)
 
-    # What guardrails have found so far. A run that goes on elsewhere, or did, does not tell.
-
-    @property
-    def _guardrails(self) -> GuardrailResults:
-        return self._run.guardrails if isinstance(self._run, ActiveRun) else GuardrailResults()
+    # What guardrails have found so far; of a run that goes on elsewhere, or did, what its log tells.
 
     @property
     def input_guardrail_results(self) -> list[InputGuardrailResult]:
-        return list(self._guardrails.input)
+        return list(self._run.guardrails.input)
 
     @property
     def output_guardrail_results(self) -> list[OutputGuardrailResult]:
-        return list(self._guardrails.output)
+        return list(self._run.guardrails.output)
 
     @property
     def tool_input_guardrail_results(self) -> list[ToolInputGuardrailResult]:
-        return list(self._guardrails.tool_input)
+        return list(self._run.guardrails.tool_input)
 
     @property
     def tool_output_guardrail_results(self) -> list[ToolOutputGuardrailResult]:
-        return list(self._guardrails.tool_output)
+        return list(self._run.guardrails.tool_output)
 
     @property
     def stream_guardrail_results(self) -> list[StreamGuardrailResult]:
         """One for each that watched a text, with its delays."""
-        return list(self._guardrails.stream)
+        return list(self._run.guardrails.stream)
 
     @property
     def current_agent(self) -> Agent[Any]:

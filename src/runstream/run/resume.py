@@ -19,8 +19,8 @@ from runstream.agent.items import (
 from runstream.agent.raw_item import read_field
 from runstream.agent.usage import Usage
 from runstream.errors import UserError
-from runstream.events.codec import plain
-from runstream.events.event import ApprovalResolved, Event, ItemAdded, RunStart
+from runstream.events.codec import decode_data, plain
+from runstream.events.event import GUARDRAIL, ApprovalResolved, Event, ItemAdded, RunStart
 from runstream.log.fold import RunFold
 from runstream.run.bind import AgentBook, bind, more_of, official, restore_item
 from runstream.run.guardrail_results import GuardrailResults
@@ -111,7 +111,9 @@ def fold_to_plain(fold: RunFold) -> dict[str, Any]:
         if isinstance(item, ToolCallOutputItem) and not isinstance(item.output, str):
             items[-1]["output"] = plain(item.output)  # a tool's output may be the run's
     start = fold.start
+    told = [{"agent": agent, "checked": plain(checked)} for agent, checked in fold.guardrails]
     return {
+        **({"guardrails": told} if told else {}),
         "version": VERSION,
         "input": None if start is None else plain(start.input),
         "max_turns": None if start is None else start.max_turns,
@@ -149,6 +151,8 @@ def fold_from_plain(data: dict[str, Any], book: AgentBook) -> RunFold:
         fold.response_index = data["response_index"]
         fold.history, fold.history_index = data["history"], data["history_index"]
         fold.approvals = [ApprovalResolved(**answer) for answer in data["approvals"]]
+        found = data.get("guardrails", ())
+        fold.guardrails = [(each["agent"], decode_data(GUARDRAIL, dict(each["checked"]))) for each in found]
         fold.turn_closed = data.get("turn_closed", False)
         if data["agent"] is not None:
             fold.agent_name, fold.agent = data["agent"], book.find(data["agent"])

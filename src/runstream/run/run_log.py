@@ -18,6 +18,7 @@ from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
     ATTEMPT_DISCARDED,
+    GUARDRAIL,
     INPUT_ADDED,
     ITEM,
     MODEL,
@@ -26,6 +27,7 @@ from runstream.events.event import (
     ApprovalResolved,
     AttemptDiscarded,
     Event,
+    GuardrailChecked,
     InputAdded,
     ItemAdded,
     RunStatus,
@@ -170,6 +172,15 @@ class RunLog:
         items = [InputItem(agent=self.agent, raw_item=item) for item in added.items]
         self.append(INPUT_ADDED, added, items)
         return items
+
+    def emit_guardrail(self, checked: GuardrailChecked, agent: Agent[Any]) -> None:
+        """A guardrail of that agent has decided. While the run winds up nobody is told any more."""
+        if self.closed or self.log.sealed:
+            return
+        attempt = self.attempt if checked.about == "stream" else 0
+        self.fold.apply(self.log.append(GUARDRAIL, self.now(), agent.name, checked, attempt=attempt))
+        if self.durable is not None:
+            self.durable.changed(urgent=True)
 
     def emit_progress(self, progress: ToolProgress) -> None:
         """A tool that runs has something to say. The state knows nothing of it."""

@@ -48,7 +48,7 @@ class Standing:
         if isinstance(run, FollowedRun):
             start = run.book.find(run.record.agent)
             omits = run.omits_reasoning_ids
-            found = GuardrailResults(input_passed=_has_passed(run.fold))
+            found = run.guardrails
             return cls(run.fold, run.context, start, run.input, saved=None, omits_reasoning_ids=omits, guardrails=found)
         answered = answered_calls(run.items[run.fold.response_index :])
         return cls(
@@ -88,11 +88,6 @@ class Standing:
             {call_id: at.copied() for call_id, at in self.nested.items()},
             guardrails=self.guardrails.copied(),
         )
-
-
-def _has_passed(fold: RunFold) -> bool:
-    """Whether the first turn is over: its input was let pass then."""
-    return len(fold.responses) > 1 or (fold.end is not None and fold.end.status in ("completed", "interrupted"))
 
 
 def _copied_context(context: RunContextWrapper[Any]) -> RunContextWrapper[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from runstream.agent.raw_item import read_field
 from runstream.errors import AgentsException, ModelBehaviorError, ModelStreamTruncated
-from runstream.events.event import AGENT_START, ATTEMPT_DISCARDED, ITEM, MODEL, RUN_END, ErrorInfo, Event
+from runstream.events.event import AGENT_START, ATTEMPT_DISCARDED, GUARDRAIL, ITEM, MODEL, RUN_END, ErrorInfo, Event
 from runstream.testing.script_errors import ModelScriptError
 
 __all__ = ["RecordedCall", "ReplayMismatch", "ReplayedError", "calls_of", "without_void"]
@@ -125,7 +125,7 @@ class _Reading:
                 self._finish(None)
         elif event.kind == RUN_END:
             self._end = event
-        else:
+        elif event.kind != GUARDRAIL:  # which may come in the middle of a response
             if self._open:
                 # Its items come after a response; these are of one that had no end, or news of a takeover.
                 self._finish(_broken())

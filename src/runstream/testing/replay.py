@@ -20,7 +20,7 @@ from runstream.agent.response import ModelResponse
 from runstream.clock import Clock, system_clock
 from runstream.errors import ModelStreamFailed, ModelStreamTruncated, UserError
 from runstream.events.codec import decode, plain
-from runstream.events.event import Event
+from runstream.events.event import GUARDRAIL, Event
 from runstream.log.base import Store
 from runstream.testing.recording import RecordedCall, ReplayMismatch, calls_of, without_void
 from runstream.testing.script_errors import UnconsumedModelSteps, UnexpectedModelCall, shown
@@ -136,17 +136,20 @@ class ReplayModel(Model):
     def assert_same_events(self, events: Iterable[Event]) -> None:
         """Raises AssertionError, which shows the first difference, if these are not the recorded events.
 
-        Compared are kind, agent and data, not times nor ids of runs; discarded attempts count in neither.
+        Compared are kind, agent and data, not times nor ids of runs; discarded attempts count in neither. What
+        guardrails decided is compared as a whole, not where it stands.
         """
-        given = without_void(events)
-        for number, (recorded, new) in enumerate(zip(self._events, given, strict=False), start=1):
+        recorded_events, was_checked = _apart(self._events)
+        given, is_checked = _apart(without_void(events))
+        for number, (recorded, new) in enumerate(zip(recorded_events, given, strict=False), start=1):
             for name in ("kind", "agent", "path"):
                 was, is_now = getattr(recorded, name), getattr(new, name)
                 if was != is_now:
                     raise AssertionError(f"event {number}: {name} was {was!r}, now it is {is_now!r}")
             _compare(f"event {number} ({recorded.kind})", plain(recorded.data), plain(new.data))
-        if len(given) != len(self._events):
-            raise AssertionError(f"there were {len(self._events)} events, now there are {len(given)}")
+        if len(given) != len(recorded_events):
+            raise AssertionError(f"there were {len(recorded_events)} events, now there are {len(given)}")
+        _compare("guardrails", was_checked, is_checked)
 
     def __enter__(self) -> Self:
         return self
@@ -259,6 +262,20 @@ class ReplayModel(Model):
                 f"before model call {call.number} the tool calls {_names(call.answered)} were answered, here it is "
                 f"{_names(new)}; with strict=False it is played all the same"
             )
+
+
+def _apart(events: Iterable[Event]) -> tuple[list[Event], list[list[Any]]]:
+    """The events, and apart from them what guardrails decided: when they did depends on how long things take."""
+    kept: list[Event] = []
+    checked: list[list[Any]] = []
+    for event in events:
+        if event.kind == GUARDRAIL:
+            data = event.data
+            told = [*event.path, event.agent, data.about, data.name, data.outcome, data.call_id, data.message]
+            checked.append([str(each) for each in told])
+        else:
+            kept.append(event)
+    return kept, sorted(checked)
 
 
 def _names(ids: Iterable[str]) -> str:

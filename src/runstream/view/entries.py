@@ -15,6 +15,7 @@ from runstream.view.growing import Growing
 
 __all__ = [
     "Answer",
+    "Checked",
     "DiscardedEntry",
     "Entry",
     "ErrorEntry",
@@ -278,6 +279,27 @@ class Turn(msgspec.Struct, kw_only=True):
         return self.usage.get("output_tokens", 0) / (self.ended_at - self.started_at)
 
 
+class Checked(msgspec.Struct, kw_only=True):
+    """A guardrail has decided."""
+
+    seq: int
+    at: float
+    agent: str | None = None
+    name: str
+    about: str
+    """`input`, `added_input`, `output`, `tool_input`, `tool_output`, `stream`"""
+    outcome: str
+    """`passed`, `tripped`, `rejected`, `failed`"""
+    tool_name: str | None = None
+    call_id: str | None = None
+    duration_s: float = 0.0
+    delay_s: float = 0.0
+    """How long people waited for it; of a stream the median of its deltas."""
+    delay_max_s: float = 0.0
+    message: str | None = None
+    """What stands in the place of what was rejected."""
+
+
 class Strand(msgspec.Struct):
     """What one line of agents says and does: the run's own, or those that run under one call of a tool."""
 
@@ -289,3 +311,5 @@ class Strand(msgspec.Struct):
     turns: list[Turn] = msgspec.field(default_factory=list[Turn])
     cut: bool = False
     """Whether what comes next may have begun with events that were not seen."""
+    guardrails: list[Checked] = msgspec.field(default_factory=list[Checked])
+    """What guardrails have decided, in order."""

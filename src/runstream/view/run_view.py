@@ -22,6 +22,7 @@ from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
     ATTEMPT_DISCARDED,
+    GUARDRAIL,
     INPUT_ADDED,
     ITEM,
     MODEL,
@@ -73,6 +74,7 @@ class _Stored(msgspec.Struct, kw_only=True):
     entries: list[Any]
     turns: list[Any]
     cut: bool
+    guardrails: list[Any] = msgspec.field(default_factory=list[Any])
 
 
 class _NoPlace:
@@ -257,6 +259,8 @@ class RunView:
             return strand.discarded(event)
         if kind == INPUT_ADDED:
             return strand.input(event.data.items, event)
+        if kind == GUARDRAIL:
+            return strand.checked(event)
         if kind == _TOOL_PROGRESS:
             return strand.reported(event, read_text(event.data, "call_id"))
         if kind == RUN_START and not event.path:
@@ -379,6 +383,7 @@ class RunView:
             entries=shown.entries,
             turns=shown.turns,
             cut=shown.cut,
+            guardrails=shown.guardrails,
         )
         plain: dict[str, Any] = msgspec.to_builtins(stored, enc_hook=_encode)
         plain["figures"] = asdict(self.figures)
@@ -403,7 +408,9 @@ class RunView:
             raise UserError(f"the view has version {version!r}; this version of runstream reads up to {VERSION}")
         try:
             stored = msgspec.convert(data, _Stored)
-            shown = msgspec.convert({name: data[name] for name in Strand.__struct_fields__}, Strand, dec_hook=_decode)
+            fields = {name: data[name] for name in Strand.__struct_fields__ if name != "guardrails"}
+            fields["guardrails"] = data.get("guardrails", [])  # views of earlier versions have none
+            shown = msgspec.convert(fields, Strand, dec_hook=_decode)
         except (msgspec.ValidationError, KeyError) as error:
             raise UserError(f"this is not the view of a run: {error}") from error
         view = cls(keep_void=stored.keep_void, sparse=stored.sparse)

@@ -15,6 +15,7 @@ from runstream.run.history import CANCELLED_OUTPUT
 from runstream.run.tools import UNCERTAIN_OUTPUT
 from runstream.view.entries import (
     Answer,
+    Checked,
     DiscardedEntry,
     Entry,
     HandoffEntry,
@@ -315,6 +316,13 @@ class StrandFold(ResponseFold):
         del entry.progress[:-_KEPT_REPORTS]
         entry.progress_count += 1 + (fields.get("dropped") or 0)
         return self.changed(entry)
+
+    def checked(self, event: Event) -> tuple[int, ...]:
+        """A guardrail has decided."""
+        told: dict[str, Any] = plain(event.data)
+        known = {name: value for name, value in told.items() if name in Checked.__struct_fields__}
+        self.shown.guardrails.append(Checked(seq=event.seq, at=event.at, agent=event.agent, **known))
+        return (0, *self.parents)
 
     def forget_times(self) -> None:
         """Of what an earlier run has said, nobody knows when."""

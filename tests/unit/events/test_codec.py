@@ -21,6 +21,7 @@ from runstream.events.event import (
     AttemptDiscarded,
     ErrorInfo,
     Event,
+    GuardrailChecked,
     InputAdded,
     ItemAdded,
     RunEnd,
@@ -112,6 +113,13 @@ EVENTS = [
     event(20, "approval.resolved", ApprovalResolved("call_1", "pay", True)),
     event(21, "input.added", InputAdded([{"role": "user", "content": "Wait!"}], 4)),
     event(22, "tool.progress", ToolProgress("call_2", "search", {"done": 3, "of": 10}, 1), path=("call_1",)),
+    event(
+        23,
+        "guardrail",
+        GuardrailChecked(
+            "no_keys", "tool_output", "rejected", 1_700_000_022.0, 0.25, 0.25, 0.0, 1, 0, "search", "call_2", "Withheld."
+        ),
+    ),
 ]
 # What version 1 wrote before these fields came to it.
 _ADDED = {"options", "resumed", "history", "next_model"}

@@ -14,6 +14,7 @@ from runstream.events.event import (
     AttemptDiscarded,
     ErrorInfo,
     Event,
+    GuardrailChecked,
     InputAdded,
     ItemAdded,
     RunEnd,
@@ -24,7 +25,7 @@ from runstream.events.event import (
 
 _CLASSES = (
     *(RunStart, AgentStart, ItemAdded, ErrorInfo, RunEnd),
-    *(AttemptDiscarded, ApprovalResolved, InputAdded, ToolProgress),
+    *(AttemptDiscarded, ApprovalResolved, InputAdded, ToolProgress, GuardrailChecked),
 )
 
 
@@ -35,6 +36,7 @@ def test_wire_strings() -> None:
         "AGENT_START": "agent.start",
         "APPROVAL_RESOLVED": "approval.resolved",
         "ATTEMPT_DISCARDED": "attempt.discarded",
+        "GUARDRAIL": "guardrail",
         "INPUT_ADDED": "input.added",
         "ITEM": "item",
         "MODEL": "model",
@@ -58,6 +60,10 @@ def test_names_of_the_fields() -> None:
         "ApprovalResolved": ["call_id", "tool_name", "approved", "always", "message", "command"],
         "InputAdded": ["items", "command"],
         "ToolProgress": ["call_id", "tool_name", "data", "dropped"],
+        "GuardrailChecked": [
+            *("name", "about", "outcome", "began_at", "duration_s", "delay_s", "delay_max_s", "checks", "characters"),
+            *("tool_name", "call_id", "message", "info"),
+        ],
     }
 
 

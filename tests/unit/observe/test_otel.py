@@ -16,7 +16,19 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from runstream import Agent, RunConfig, Runner, function_tool
+from runstream import (
+    Agent,
+    GuardrailFunctionOutput,
+    InputGuardrail,
+    OutputGuardrail,
+    OutputGuardrailTripwireTriggered,
+    RunConfig,
+    Runner,
+    StreamGuardrail,
+    ToolGuardrailFunctionOutput,
+    ToolOutputGuardrail,
+    function_tool,
+)
 from runstream.errors import MissingExtra, ModelStreamTruncated
 from runstream.events.event import AgentStart, AttemptDiscarded, ErrorInfo, Event, RunEnd, RunStart
 from runstream.events.model_event import build_event
@@ -336,3 +348,59 @@ async def test_a_nested_agent_hangs_under_its_call(collected: Collected) -> None
     assert [span.name for span in collected.spans].count("invoke_workflow") == 1
     inner_span = collected.named("invoke_agent Inner")
     assert (inner_span.end_time or 0) <= (collected.named("execute_tool ask_inner").end_time or 0)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_guardrails_have_spans_under_what_they_check(collected: Collected, streamed: bool) -> None:
+    """With their own times and outcomes; one beside a model call does not shorten that call, one before it does not
+    count as part of it."""
+    clock = FakeClock()
+
+    def check(after_s: float, *, trip: bool = False) -> Any:
+        async def asked(*given: Any) -> GuardrailFunctionOutput:
+            await clock.sleep(after_s)
+            return GuardrailFunctionOutput(SECRET, trip)
+
+        return asked
+
+    rejects = ToolGuardrailFunctionOutput.reject_content("No.", SECRET)
+
+    @function_tool(tool_output_guardrails=[ToolOutputGuardrail(lambda data: rejects, "keys")])
+    def look_up() -> str:
+        return SECRET
+
+    agent = Agent(
+        name="Ann",
+        model=ScriptedModel([Turn([ToolCall("look_up")], first_after_s=4.0), Turn(["Done."])], clock=clock),
+        tools=[look_up],
+        input_guardrails=[
+            InputGuardrail(check(2.0), "first", run_in_parallel=False),
+            InputGuardrail(check(1.0), "beside"),
+        ],
+        stream_guardrails=[StreamGuardrail(check(0.5), name="watch")],
+        output_guardrails=[OutputGuardrail(check(3.0, trip=True), "last")],
+    )
+    config = RunConfig(clock=clock)
+    run: Any = Runner.run_streamed(agent, "hi", run_config=config).wait if streamed else None
+    with pytest.raises(OutputGuardrailTripwireTriggered):
+        await (run() if streamed else Runner.run(agent, "hi", run_config=config))
+    await asyncio.sleep(0)
+    found = {
+        span.name: (collected.parent_of(span.name), took_s(span)) for span in collected.spans if "guard" in span.name
+    }
+    assert found == {
+        "guardrail first": ("invoke_agent Ann", 2.0),
+        "guardrail beside": ("invoke_agent Ann", 1.0),
+        "guardrail keys": ("execute_tool look_up", 0.0),
+        "guardrail watch": ("turn 2" if streamed else "turn 1", 0.5),
+        "guardrail last": ("turn 2", 3.0),
+    }
+    calls = [took_s(span) for span in collected.spans if span.name.startswith("chat")]
+    assert calls[0] == 4.0
+    outcomes = {
+        span.name: (span.attributes or {})["runstream.guardrail.outcome"]
+        for span in collected.spans
+        if span.name in found
+    }
+    assert outcomes["guardrail last"] == "tripped"
+    assert SECRET not in str([span.attributes for span in collected.spans])

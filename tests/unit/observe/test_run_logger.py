@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 import structlog
 
-from runstream import Agent, Runner, function_tool
+from runstream import (
+    Agent,
+    GuardrailFunctionOutput,
+    OutputGuardrail,
+    OutputGuardrailTripwireTriggered,
+    Runner,
+    function_tool,
+)
 from runstream.errors import ModelStreamTruncated, UserError
 from runstream.observe import JsonFormatter, ObservedRun, RunLogger, set_observers
 from runstream.testing import FakeClock, HandoffTo, Raise, ScriptedModel, ToolCall, Turn
@@ -151,3 +158,20 @@ def test_the_formatter_takes_other_lines_too() -> None:
     record = logging.LogRecord("other", logging.INFO, __file__, 1, "took %d s", (3,), None)
     line = json.loads(JsonFormatter().format(record))
     assert (line["message"], line["level"], line["logger"]) == ("took 3 s", "INFO", "other")
+
+
+async def test_what_guardrails_decided(lines: io.StringIO) -> None:
+    """A line for each; a warning where something was not let pass, and no content."""
+    set_observers([RunLogger()])
+    passes = OutputGuardrail(lambda *given: GuardrailFunctionOutput(SECRET, False), "polite")
+    trips = OutputGuardrail(lambda *given: GuardrailFunctionOutput(SECRET, True), "prices")
+    agent = Agent(name="Ann", model=ScriptedModel(["It is $5."]), output_guardrails=[passes, trips])
+    with pytest.raises(OutputGuardrailTripwireTriggered):
+        await Runner.run(agent, "hi")
+    await asyncio.sleep(0)
+    told = [line for line in parsed(lines) if line["event"] == "guardrail"]
+    assert [(line["level"], line["guardrail"], line["about"], line["outcome"]) for line in told] == [
+        ("INFO", "polite", "output", "passed"),
+        ("WARNING", "prices", "output", "tripped"),
+    ]
+    assert SECRET not in lines.getvalue()

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from runstream.events.codec import VERSION, plain, whole_characters
-from runstream.events.event import AGENT_START, ITEM, MODEL, RUN_END, RUN_START, Event
+from runstream.events.event import AGENT_START, GUARDRAIL, ITEM, MODEL, RUN_END, RUN_START, Event
 from runstream.log.cursor import Cursor
 
 __all__ = [
@@ -142,6 +142,8 @@ def shown(event: Event) -> Any:
         return {"input": fields["input"], "max_turns": fields["max_turns"]}
     if kind == AGENT_START:
         return {"previous": fields["previous"]}
+    if kind == GUARDRAIL:
+        return {name: value for name, value in fields.items() if name != "info"}
     if kind == RUN_END and fields["error"] is not None:
         error = fields["error"]
         return {**fields, "error": {**error, "message": redacted(error["message"])}}

@@ -117,7 +117,8 @@ EVENTS = [
         23,
         "guardrail",
         GuardrailChecked(
-            "no_keys", "tool_output", "rejected", 1_700_000_022.0, 0.25, 0.25, 0.0, 1, 0, "search", "call_2", "Withheld."
+            *("no_keys", "tool_output", "rejected", 1_700_000_022.0, 0.25, 0.25, 0.0, 1, 0),
+            *("search", "call_2", "Withheld."),
         ),
     ),
 ]

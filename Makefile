@@ -50,6 +50,7 @@ $(VENV)/.installed: pyproject.toml tests/clients/package-lock.json
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
 	@$(BIN)/python tests/redis_server.py
+	@$(BIN)/python tests/nginx_server.py
 	@$(BIN)/python tests/node_tools.py
 	@touch $@
 

@@ -17,11 +17,10 @@ JSON = {"Content-Type": "application/json"}
 
 
 @asynccontextmanager
-async def serving(app: Any, *, port: int = 0) -> AsyncGenerator[str]:
-    """The URL of the app, which is served as `uvicorn` does."""
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=2
-    )
+async def serving(app: Any, *, port: int = 0, **options: Any) -> AsyncGenerator[str]:
+    """The URL of the app, which is served as `uvicorn` does with these options."""
+    defaults = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 2}
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, **{**defaults, **options})
     server = uvicorn.Server(config)
     serve = asyncio.create_task(server.serve())
     while not server.started:

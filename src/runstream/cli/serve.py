@@ -55,6 +55,12 @@ _YOUNG_OBJECTS = 20_000
 )
 @click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="A name that the server goes by.")
 @click.option("--allow-origin", "origins", metavar="ORIGIN", multiple=True, help="Its pages may use the server.")
+@click.option(
+    "--root-path",
+    default="",
+    metavar="PATH",
+    help="Where a proxy has put the server, as /agents, if it takes that off the path.",
+)
 @click.option("--sessions", metavar="FILE", help="SQLite file with conversations.  [default: in your data folder]")
 @click.option("--max-runs", type=click.IntRange(1), default=1000, show_default=True, help="Runs at once.")
 @click.option(
@@ -74,6 +80,7 @@ def command(
     metrics_token: str | None,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
+    root_path: str,
     sessions: str | None,
     max_runs: int,
     drain_s: float,
@@ -87,6 +94,8 @@ def command(
         raise click.UsageError(
             f"{host} can be reached from other machines: give --token (or RUNSTREAM_TOKENS), or stay on 127.0.0.1"
         )
+    if root_path and not root_path.startswith("/"):
+        raise click.UsageError(f"--root-path is a path as /agents, not {root_path!r}")
     agents = load_agents(references)
     from runstream.errors import AgentsException, MissingExtra
     from runstream.server import Limits, create_app
@@ -108,7 +117,7 @@ def command(
         )
     except AgentsException as error:
         raise click.ClickException(str(error)) from error
-    _serve(app, service_of(app), host, port)
+    _serve(app, service_of(app), host, port, root_path.rstrip("/"))
 
 
 def _is_loopback(host: str) -> bool:
@@ -143,7 +152,7 @@ def _sessions(file: str | None) -> Any:
     return session_of
 
 
-def _serve(app: Any, service: Service, host: str, port: int) -> None:
+def _serve(app: Any, service: Service, host: str, port: int, root_path: str) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -174,6 +183,7 @@ def _serve(app: Any, service: Service, host: str, port: int) -> None:
         app,
         host=host,
         port=port,
+        root_path=root_path,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_FEW_TASKS_S,

@@ -116,8 +116,7 @@ class Gate:
                 name = await name
             return None if name is None else User(str(name))
         if self._tokens is None:
-            client = connection.client
-            return User(None) if client is None or is_loopback(client.host) else None
+            return User(None) if _is_from_here(connection) else None
         return _user_of_token(_token_of(connection), self._tokens)
 
     def scraper(self, connection: HTTPConnection) -> User | None:
@@ -173,6 +172,16 @@ def _token_of(connection: HTTPConnection) -> str | None:
             if offered.startswith("bearer."):
                 return str(offered).removeprefix("bearer.")
     return None
+
+
+def _is_from_here(connection: HTTPConnection) -> bool:
+    """Whether the client is on this machine: the connection is, and no proxy says that it asks for somebody else."""
+    client, headers = connection.client, connection.headers
+    proxied = [*headers.getlist("x-forwarded-for"), *headers.getlist("x-real-ip")]
+    addresses = [address.strip() for value in proxied for address in value.split(",")]
+    if client is not None:
+        addresses.append(client.host)
+    return "forwarded" not in headers and all(map(is_loopback, addresses))
 
 
 def is_loopback(address: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _STOPPED = 130
+_SHORT_S = 0.2
 _SCRIPTED = "a scripted support desk: no LLM speaks, it says the same whatever you ask"
 _PATIENCE_S = 60.0
 """How long a server may be gone where nobody is there to press Ctrl-C."""
@@ -78,7 +80,27 @@ def command(
                 return await PlainChat(talk).run()
             return await _converse(talk, reasoning=reasoning)
 
-    finish(chat())
+    try:
+        finish(chat())
+    finally:
+        _wait_for_threads()
+
+
+def _wait_for_threads() -> None:
+    """Tools that block a thread cannot be stopped: the program ends after them, unless the person does not want to wait."""
+    main = threading.main_thread()
+    blocked = [thread for thread in threading.enumerate() if thread is not main and not thread.daemon]
+    if not blocked:
+        return
+    try:
+        for thread in blocked:
+            thread.join(_SHORT_S)
+        if any(thread.is_alive() for thread in blocked):
+            click.echo("a tool that cannot be stopped is still at work: waiting for it; Ctrl-C quits at once", err=True)
+        for thread in blocked:
+            thread.join()
+    except KeyboardInterrupt:
+        os._exit(_STOPPED)
 
 
 def _check_extra() -> None:

@@ -29,6 +29,7 @@ from runstream.clock import Clock, system_clock
 from runstream.errors import RunSealed
 from runstream.events.event import Event
 from runstream.render.chat import AnswerLines, Pen
+from runstream.render.figures import describe
 from runstream.render.terminal import cut, one_line
 from runstream.server.client import Lost, Resumed, Resync
 from runstream.view.entries import InputEntry, ToolEntry
@@ -312,7 +313,7 @@ class Dialogue:
         if view.status == "interrupted":
             last += self._wrapped("the run has ended for the sake of a call that waits for an answer", "?", "yellow")
         if view.figures.turns:
-            last.append(self._pen(cut(_figures(lines), self._columns), dim=True))
+            last += self._wrapped(describe(view.figures))
         if answer is not None:
             self._ledger.answered(answer.run_id, view)
         self._live = []
@@ -386,7 +387,7 @@ class Dialogue:
             agent = one_line(lines.view.agent or self._conversation.agent)
             below.append(self._pen(cut(f"{agent} · Ctrl-C stops", columns), dim=True))
         above = lines.open_lines(room - len(below), self._clock.now())
-        return [*above, *([""] if above or lines.view.entries else []), *below]
+        return [*above, *([""] if above or lines.has_begun else []), *below]
 
     async def _print(self, lines: Iterable[str]) -> None:
         """Write lines above the prompt, for good, and draw it anew: for the terminal one change."""
@@ -418,9 +419,3 @@ class _Commands(Completer):
         for name, (_, told) in COMMANDS.items():
             if name.startswith(text):
                 yield Completion(name, start_position=-len(text), display_meta=told)
-
-
-def _figures(lines: AnswerLines) -> str:
-    from runstream.render.figures import describe
-
-    return describe(lines.view.figures)

@@ -39,8 +39,8 @@ def store_option(command: _Command) -> _Command:
 
 
 def _checked(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
-    if context.resilient_parsing:
-        return url
+    if context.resilient_parsing or context.params.get("server_url"):
+        return url  # the run is a server's: no store is needed
     if not url:
         raise click.UsageError("no store is named: give --store (sqlite:///runs.db, redis://…) or set RUNSTREAM_STORE")
     if url.startswith("memory:"):

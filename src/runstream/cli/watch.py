@@ -13,22 +13,28 @@ from runstream.cli.storage import STOPPED, finish, store_option, stored
 if TYPE_CHECKING:
     from runstream.events.event import Event
     from runstream.log.base import RunRecord, Store
+    from runstream.render.figures import FiguresFold
+    from runstream.server.client import Followed, Resync
 
 __all__ = ["command", "end_text", "start_of"]
 
 
 @click.command("watch")
 @click.argument("run_id", metavar="RUN")
+@click.option("--url", "server_url", metavar="URL", is_eager=True, help="A server's run, as http://127.0.0.1:8000.")
+@click.option("--token", envvar="RUNSTREAM_TOKEN", metavar="TOKEN", help="For --url; better in RUNSTREAM_TOKEN.")
 @store_option
 @click.option("--after", metavar="CURSOR", help="Begin after this event: a cursor or the number of an event.")
 @click.option("--json", "as_json", is_flag=True, help="Print the events as JSON lines, and nothing else.")
-def command(run_id: str, url: str, after: str | None, as_json: bool) -> None:
-    """Follow a run: what was, then what comes, to its end.
+def command(run_id: str, server_url: str | None, token: str | None, url: str, after: str | None, as_json: bool) -> None:
+    """Follow a run of a store, or of a server (--url): what was, then what comes, to its end.
 
-    Ctrl-C leaves the run alone and tells where to go on. The exit status is 0 if the run was completed, 1 if it ended
-    in another way, 130 after Ctrl-C.
+    A connection to a server that is lost is taken up again where it was. Ctrl-C leaves the run alone and tells where to
+    go on. The exit status is 0 if the run was completed, 1 if it ended in another way, 130 after Ctrl-C.
     """
     screen = Screen(as_json, shows_input=True)
+    if server_url is not None:
+        finish(_watch_server(run_id, server_url, token, after, screen))
     finish(_watch(run_id, url, after, screen))
 
 
@@ -76,6 +82,70 @@ async def _watch(run_id: str, url: str, after: str | None, screen: Screen) -> in
     if fold.figures.turns and after is None:
         screen.line("figures", describe(fold.figures))
     return 0 if fold.status == "completed" else 1
+
+
+async def _watch_server(run_id: str, url: str, token: str | None, after: str | None, screen: Screen) -> int:
+    from runstream.render.figures import FiguresFold, describe
+    from runstream.server.client import Resync, ServerClient
+
+    # The number of an event is no cursor: what comes before is passed over here.
+    skipped = int(after) if after is not None and after.isdecimal() and len(after) < 20 else 0
+    async with ServerClient(url, token=token) as client:
+        record = await client.run(run_id)
+        screen.line("run", f"{run_id} of {record['agent']}, {record['status']}")
+        follower = client.follow(run_id, "" if skipped or after is None else after)
+        fold = FiguresFold()
+        try:
+            async for found in follower:
+                if isinstance(found, Resync):
+                    fold = FiguresFold()
+                _show(found, fold, screen, skipped)
+        except asyncio.CancelledError:
+            screen.close()
+            screen.note(
+                f"the run goes on; to see the rest: runstream watch {run_id} --url {url} --after {follower.cursor}"
+            )
+            return STOPPED
+        finally:
+            follower.close()
+            screen.close()
+        status = fold.status or (await client.run(run_id))["status"]
+        if fold.status is None:
+            screen.line("end", f"{status}: nothing comes after {after}")
+    if fold.figures.turns and after is None:
+        screen.line("figures", describe(fold.figures))
+    return 0 if status == "completed" else 1
+
+
+def _show(found: Followed, fold: FiguresFold, screen: Screen, skipped: int) -> None:
+    """An event, or what happened to the connection."""
+    from runstream.events.event import RUN_END, Event
+    from runstream.server.client import Lost, Resumed
+
+    if isinstance(found, Event):
+        fold.apply(found)
+        if found.seq > skipped:
+            screen.show(found)
+        if found.kind == RUN_END:
+            screen.line("end", end_text(found))
+    elif isinstance(found, Lost):
+        screen.note(f"connection lost: {found.reason}; trying again, to go on after {found.after or 'the start'}")
+    elif isinstance(found, Resumed):
+        screen.note("connected again")
+    else:
+        screen.note(_resync_text(found))
+
+
+def _resync_text(found: Resync) -> str:
+    """Why the events go on elsewhere than they were asked for, and where."""
+    why = {
+        "expired": "the events after it are no longer kept",
+        "other_history": "the log is another one now: what came after does not count",
+        "ahead": "the log does not reach that far",
+        "malformed": "it is no cursor",
+    }
+    reason = why.get(found.reason, found.reason)
+    return f"the cursor {found.given} is no place in the run ({reason}); going on after {found.after}"
 
 
 def _state(record: RunRecord) -> str:

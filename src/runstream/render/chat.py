@@ -108,6 +108,11 @@ class AnswerLines:
         self._shown_from: list[int] = []
         """Ids of the messages of which something stands for good."""
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a line stands for good."""
+        return self._above is not None
+
     def feed(self, event: Event) -> None:
         """Take in the next event."""
         self.view.apply(event)

@@ -9,6 +9,7 @@ was told about its cursor it passes on; it only gives up where the server says n
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import quote, urlsplit
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from runstream.run.active import CancelMode
 
-__all__ = ["Follower", "Lost", "RequestRefused", "Resumed", "Resync", "ServerClient", "ServerUnreachable"]
+__all__ = ["Followed", "Follower", "Lost", "RequestRefused", "Resumed", "Resync", "ServerClient", "ServerUnreachable"]
 
 _SILENT_S: Final = 40.0
 """The server says something every 15 s: a stream that is silent for longer is dead."""
@@ -331,4 +332,13 @@ class Follower:
 
 
 def _told(error: BaseException) -> str:
+    """What went wrong with a connection, in a few words."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "it broke off"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == errno.ECONNREFUSED:
+        return "nothing listens there"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it closed the connection"
     return str(error) or type(error).__name__

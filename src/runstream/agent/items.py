@@ -27,6 +27,7 @@ from runstream.agent.response import (
     TResponseStreamEvent,
 )
 from runstream.errors import UserError
+from runstream.events.event import ToolOutcome
 
 if TYPE_CHECKING:
     from openai.types.responses import (
@@ -247,6 +248,8 @@ class ToolCallOutputItem(RunItemBase[ToolCallOutputTypes]):
     tool_origin: ToolOrigin | None = None
     custom_data: dict[str, Any] | None = None
     """The program's own data about this output; never sent to the model."""
+    outcome: ToolOutcome | None = field(default=None, kw_only=True)
+    """What became of the call, where that is known: `output` may be words that were made for the model."""
 
     @property
     def call_id(self) -> str | None:

@@ -20,6 +20,7 @@ from runstream.agent.context import RunContextWrapper
 from runstream.agent.function_tool import FunctionToolCustomDataContext, ToolSource
 from runstream.clock import Clock, system_clock
 from runstream.errors import ToolTimeoutError, UserError
+from runstream.events.event import ToolOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ def with_failure_handling(invoke: ToolInvoker, failure_error_function: ToolError
             if message is None:
                 raise
             _log.debug("Tool %s failed; the model is told: %s", context.tool_name, message, exc_info=error)
+            mark_outcome(context, "failed")
             return message
 
     return guarded
@@ -66,6 +68,13 @@ async def maybe_invoke_function_tool_failure_error_function(
         failure.__cause__ = error
         error = failure
     return await _failure_message(function_tool._failure_error_function, context, error)
+
+
+def mark_outcome(context: RunContextWrapper[Any], outcome: ToolOutcome) -> None:
+    """Say what became of a call, where the context is that of one."""
+    mark = getattr(context, "mark_outcome", None)
+    if mark is not None:
+        mark(outcome)
 
 
 async def _failure_message(
@@ -108,6 +117,7 @@ async def invoke_function_tool(
         error = ToolTimeoutError(function_tool.name, seconds)
         if function_tool.timeout_behavior == "raise_exception":
             raise error from expired
+        context.mark_outcome("timed_out")
         if function_tool.timeout_error_function is None:
             return f"Tool '{function_tool.name}' timed out after {seconds:g} seconds."
         return await _failure_message(function_tool.timeout_error_function, context, error)

@@ -16,6 +16,7 @@ from runstream.agent.context import RunContextWrapper, TContext
 from runstream.agent.raw_item import read_text
 from runstream.agent.usage import Usage
 from runstream.errors import UserError
+from runstream.events.event import ToolOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,6 +171,15 @@ class ToolContext(RunContextWrapper[TContext]):
     @property
     def _report(self) -> Callable[[Any], None] | None:
         return self.__dict__.get("_report_function")
+
+    @property
+    def outcome(self) -> ToolOutcome:
+        """What became of the call, as far as it has come: `done`, unless whoever made it has said otherwise."""
+        return self.__dict__.get("_outcome", "done")
+
+    def mark_outcome(self, outcome: ToolOutcome) -> None:
+        """Say what became of the call, where its output does not. Called by whoever makes it."""
+        self.__dict__["_outcome"] = outcome
 
     def mark_cancelled(self) -> None:
         """Tell the tool that nobody waits for it. Called by whoever stops waiting."""

@@ -47,6 +47,7 @@ __all__ = [
     "RunEnd",
     "RunStart",
     "RunStatus",
+    "ToolOutcome",
     "ToolProgress",
 ]
 
@@ -63,6 +64,9 @@ TOOL_PROGRESS: Final = "tool.progress"
 GUARDRAIL: Final = "guardrail"
 
 RunStatus: TypeAlias = Literal["completed", "failed", "cancelled", "interrupted"]
+ToolOutcome: TypeAlias = Literal["done", "failed", "timed_out", "rejected", "cancelled", "unknown"]
+"""What became of a call of ours: `outcome` in the `more` of its output. `rejected`: a person or a guardrail did not let
+the call, or its output, pass; `unknown`: it may have had its effect."""
 GuardrailSubject: TypeAlias = Literal["input", "added_input", "output", "tool_input", "tool_output", "stream"]
 GuardrailOutcome: TypeAlias = Literal["passed", "tripped", "rejected", "failed"]
 

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runstream.agent.raw_item import read_field
+from runstream.agent.raw_item import read_field, read_text
 from runstream.errors import UserError
 from runstream.events.codec import plain
 from runstream.events.event import (
@@ -197,12 +197,15 @@ class _RunLines(FoldListener):
             self._line(logging.WARNING, "model.retried", attempt=number)
 
     def tool_ended(self, tool: ToolMetrics) -> None:
-        output = None if self._event is None else read_field(self._event.data.raw, "output")
+        data = None if self._event is None else self._event.data
+        output = None if data is None else read_field(data.raw, "output")
+        outcome = None if data is None else read_text(data.more, "outcome")
         self._line(
-            logging.INFO,
+            logging.WARNING if outcome in ("failed", "timed_out", "unknown") else logging.INFO,
             "tool.output",
             tool=tool.name,
             call_id=tool.call_id,
+            outcome=outcome,
             duration_s=round(tool.duration_s or 0.0, 6),
             output_chars=_size(output),
             **self._said("output", output),

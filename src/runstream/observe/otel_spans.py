@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from runstream.agent.raw_item import read_field
+from runstream.agent.raw_item import read_field, read_text
 from runstream.events.event import (
     AGENT_START,
     APPROVAL_RESOLVED,
@@ -361,7 +361,8 @@ class RunSpans:
                 tool = waiting.pop(0)
                 if self._content:
                     tool.span.set_attribute("gen_ai.tool.call.result", as_json(read_field(raw, "output")))
-                self._end_tool(tool, at)
+                outcome = read_text(event.data.more, "outcome")
+                self._end_tool(tool, at, None if outcome in (None, "done") else outcome)
         elif kind == "handoff_call_item":
             self._handoffs[event.path, key] = at
         elif kind == "handoff_output_item":

@@ -124,7 +124,7 @@ def more_of(item: RunItem) -> dict[str, Any] | None:
     if isinstance(item, ToolCallItem):
         given = {"description": item.description, "title": item.title}
     elif isinstance(item, ToolCallOutputItem):
-        given = {"custom_data": item.custom_data}
+        given = {"custom_data": item.custom_data, "outcome": item.outcome}
     elif isinstance(item, ToolApprovalItem):
         given = {"tool_name": item.tool_name, "tool_namespace": item.tool_namespace}
     elif isinstance(item, InputItem):
@@ -160,7 +160,8 @@ def restore_item(data: ItemAdded, agent_name: str | None, book: AgentBook) -> An
         return ToolCallItem(agent=agent, raw_item=raw, description=more.get("description"), title=more.get("title"))
     if data.type == "tool_call_output_item":
         output = read_field(raw, "output")
-        return ToolCallOutputItem(agent=agent, raw_item=raw, output=output, custom_data=more.get("custom_data"))
+        custom_data, outcome = more.get("custom_data"), more.get("outcome")
+        return ToolCallOutputItem(agent=agent, raw_item=raw, output=output, custom_data=custom_data, outcome=outcome)
     if data.type == "handoff_output_item":
         source, target = book.find(more.get("source", agent_name)), book.find(more.get("target"))
         return HandoffOutputItem(agent=agent, raw_item=raw, source_agent=source, target_agent=target)

@@ -29,7 +29,7 @@ _LAST_CHANCE_S = 1.0
 class DurableRun:
     """Between a run that is carried out here and its store."""
 
-    __slots__ = ("_host", "_is_ending", "_run", "writer")
+    __slots__ = ("_host", "_is_ending", "_run", "changed", "writer")
 
     def __init__(self, run: ActiveRun, host: StoreHost, epoch: int) -> None:
         config = run.config
@@ -44,6 +44,7 @@ class DurableRun:
             goes_on_undurable=config.on_store_failure == "continue",
             on_failure=self.lose,
         )
+        self.changed = self.writer.changed  # without a call between them: it is called for each delta
         # A run that hangs must not keep its lease for ever: past its limit, and the time that it has to end, it goes.
         limit_s = None if config.run_limit_s is None else config.run_limit_s + 4 * config.cancel_timeout_s
         host.add(self, epoch, config.lease_s, limit_s)
@@ -74,10 +75,6 @@ class DurableRun:
         elif self.writer.goes_on_undurable:
             return
         self._run.break_off(error)
-
-    def changed(self, *, urgent: bool) -> None:
-        """The run's log has grown."""
-        self.writer.changed(urgent=urgent)
 
     @property
     def epoch(self) -> int:

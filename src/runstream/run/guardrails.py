@@ -32,7 +32,7 @@ from runstream.agent.stream_guardrail import StreamGuardrail
 from runstream.agent.tool import FunctionTool
 from runstream.agent.tool_context import ToolContext
 from runstream.errors import AgentsException, UserError
-from runstream.events.event import GuardrailOutcome
+from runstream.events.event import GuardrailOutcome, ToolOutcome
 from runstream.run.active import ActiveRun
 from runstream.run.config import RunConfig
 from runstream.run.decide import FunctionCall
@@ -210,11 +210,13 @@ def _allowed_of(items: Sequence[RunItem]) -> list[RunItem]:
     return kept
 
 
-def answer_call(run: ActiveRun, planned: FunctionCall, text: str) -> ToolCallOutputItem:
+def answer_call(
+    run: ActiveRun, planned: FunctionCall, text: str, outcome: ToolOutcome = "rejected"
+) -> ToolCallOutputItem:
     """Tell the model this in the place of the tool's output."""
     raw = ItemHelpers.tool_call_output_item(planned.call, text)
     origin = getattr(planned.tool, "origin", None)
-    item = ToolCallOutputItem(agent=run.agent, raw_item=raw, output=text, tool_origin=origin)
+    item = ToolCallOutputItem(agent=run.agent, raw_item=raw, output=text, tool_origin=origin, outcome=outcome)
     run.emit_item(item)
     return item
 

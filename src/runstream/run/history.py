@@ -231,7 +231,7 @@ def open_calls(items: Iterable[Any]) -> list[ToolCallItem | HandoffCallItem]:
 def cancelled_output(call: ToolCallItem | HandoffCallItem, output: str = CANCELLED_OUTPUT) -> ToolCallOutputItem:
     """The output item that answers an open call."""
     raw = ItemHelpers.tool_call_output_item(cast("Any", call.raw_item), output)
-    return ToolCallOutputItem(agent=call.agent, raw_item=raw, output=output)
+    return ToolCallOutputItem(agent=call.agent, raw_item=raw, output=output, outcome="cancelled")
 
 
 def partial_messages(log: MemoryLog, since_seq: int) -> list[Any]:

@@ -132,9 +132,13 @@ async def _run_one(run: ActiveRun, planned: FunctionCall, gate: asyncio.Semaphor
     if rejection is not None:
         return FunctionToolResult(tool=tool, output=rejection, run_item=answer_call(run, planned, rejection))
     if tool.tool_output_guardrails:
-        output = await check_tool_output(run, tool, context, output)
+        checked = await check_tool_output(run, tool, context, output)
+        if checked is not output:
+            context.mark_outcome("rejected")
+        output = checked
     raw = ItemHelpers.tool_call_output_item(call, output)
-    item = ToolCallOutputItem(agent=agent, raw_item=raw, output=output, tool_origin=getattr(tool, "origin", None))
+    origin = getattr(tool, "origin", None)
+    item = ToolCallOutputItem(agent=agent, raw_item=raw, output=output, tool_origin=origin, outcome=context.outcome)
     try:
         item.custom_data = await custom_data_of(function_tool=tool, context=context, output=output, raw_item=raw)
         await call_hooks(
@@ -173,12 +177,13 @@ async def _output_of(run: ActiveRun, planned: FunctionCall, context: ToolContext
         )
         if message is None:
             raise UserError(f"Error running tool {tool.name}: what it waited for was cancelled") from error
+        context.mark_outcome("failed")
         return message
 
 
 def answer_uncertain_call(run: ActiveRun, planned: FunctionCall) -> ToolCallOutputItem:
     """Tell the model that the call may have run, and may not: another process began it and was not heard of again."""
-    return answer_call(run, planned, UNCERTAIN_OUTPUT)
+    return answer_call(run, planned, UNCERTAIN_OUTPUT, "unknown")
 
 
 async def answer_unknown_calls(run: ActiveRun, plan: Plan) -> None:
@@ -200,7 +205,7 @@ async def answer_unknown_calls(run: ActiveRun, plan: Plan) -> None:
             )
             message = (await text if inspect.isawaitable(text) else text) or message
         raw = ItemHelpers.tool_call_output_item(unknown.call, message)
-        run.emit_item(ToolCallOutputItem(agent=run.agent, raw_item=raw, output=message))
+        run.emit_item(ToolCallOutputItem(agent=run.agent, raw_item=raw, output=message, outcome="failed"))
 
 
 async def final_output_of_tools(run: ActiveRun, results: list[FunctionToolResult]) -> Final | None:

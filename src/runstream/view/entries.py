@@ -139,6 +139,8 @@ class ToolEntry(_Said, kw_only=True, tag="tool"):
         "arguments"
     )
     """`waiting` is for a person's approval; `unknown` means that it may have had its effect, or not."""
+    outcome: str | None = None
+    """What became of it, where the log says so: a state, or `timed_out`."""
     kind: str = "function_call"
     """The item's type in the Responses API: `function_call`, `web_search_call`, `mcp_call`, …"""
     call_id: str | None = None

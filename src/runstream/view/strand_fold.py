@@ -36,7 +36,14 @@ __all__ = ["StrandFold"]
 # So many of a tool's reports are kept.
 _KEPT_REPORTS = 100
 _UNFINISHED = ("arguments", "waiting", "running")
-# What the log says of a tool that failed is what the model is told. These are the library's own words.
+_STATES: dict[str, str] = {
+    "failed": "failed",
+    "timed_out": "failed",
+    "rejected": "rejected",
+    "cancelled": "cancelled",
+    "unknown": "unknown",
+}
+# What the model was told of a tool that had failed, where the log does not say what became of it.
 _FAILURES = ("An error occurred while running the tool.", "An error occurred while parsing tool arguments.")
 
 _ITEM_CLASSES: dict[str, type[Any]] = {
@@ -190,7 +197,8 @@ class StrandFold(ResponseFold):
         if entry.state == "waiting" and entry.id in self.book.pending:
             self.book.pending.remove(entry.id)
         if entry.state != "rejected":
-            entry.state = _outcome(entry.output)
+            entry.outcome = read_text(data.more, "outcome")
+            entry.state = _state_of(entry.outcome, entry.output)
         return (0, *self.changed(entry))
 
     def _handed_over(self, event: Event, data: ItemAdded) -> tuple[int, ...]:
@@ -364,7 +372,10 @@ def _is_answered(entry: ToolEntry | HandoffEntry) -> bool:
     return entry.state not in (*_UNFINISHED, "rejected") or entry.output is not None
 
 
-def _outcome(output: str) -> Any:
+def _state_of(outcome: str | None, output: str) -> Any:
+    if outcome is not None:
+        return _STATES.get(outcome, "done")
+    # A log of an earlier version, or an output that is not ours: known by the library's own words.
     if output == REJECTED_OUTPUT:
         return "rejected"
     if output == CANCELLED_OUTPUT:

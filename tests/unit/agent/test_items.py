@@ -79,7 +79,16 @@ def test_positional_construction_in_the_sdks_order():
     names = {kind.__name__: [entry.name for entry in fields(kind)] for kind in get_args(RunItem)}
     assert names["InputItem"] == ["agent", "raw_item", "type", "input_id"]
     assert names["ToolCallItem"] == ["agent", "raw_item", "type", "description", "title", "tool_origin"]
-    assert names["ToolCallOutputItem"] == ["agent", "raw_item", "output", "type", "tool_origin", "custom_data"]
+    assert names["ToolCallOutputItem"] == [
+        "agent",
+        "raw_item",
+        "output",
+        "type",
+        "tool_origin",
+        "custom_data",
+        "outcome",
+    ]
+    assert {entry.name: entry.kw_only for entry in fields(ToolCallOutputItem)}["outcome"]
     assert names["HandoffOutputItem"] == ["agent", "raw_item", "source_agent", "target_agent", "type"]
     assert names["ToolApprovalItem"][:6] == [
         "agent",

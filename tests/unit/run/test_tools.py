@@ -14,6 +14,9 @@ from runstream import (
     RunContextWrapper,
     RunItemStreamEvent,
     Runner,
+    RunView,
+    ToolGuardrailFunctionOutput,
+    ToolOutputGuardrail,
     ToolsToFinalOutputResult,
     UserError,
     function_tool,
@@ -21,9 +24,12 @@ from runstream import (
 from runstream.agent.tool import FunctionTool, FunctionToolResult
 from runstream.agent.tool_context import ToolContext
 from runstream.errors import ToolTimeoutError
+from runstream.events.codec import decode, encode
+from runstream.run.bind import AgentBook, bind
 from runstream.run.config import ToolErrorFormatterArgs, ToolExecutionConfig
 from runstream.run.history import CANCELLED_OUTPUT
 from runstream.testing import FakeClock, ScriptedModel, ToolCall, Turn, function_call
+from runstream.view.entries import ToolEntry
 
 MARK = contextvars.ContextVar("MARK", default="unset")
 
@@ -447,3 +453,65 @@ async def test_tool_choice_is_reset_after_a_tool_call() -> None:
         await _run(agent)
         first, second = agent.model.calls  # type: ignore[union-attr]
         assert (first.model_settings.tool_choice, second.model_settings.tool_choice) == ("required", expected)
+
+
+async def test_the_log_says_what_became_of_each_call() -> None:
+    """Also where the words are the program's own: the model is told them, interfaces are told the outcome."""
+    clock = FakeClock()
+
+    @function_tool(failure_error_function=lambda context, error: "All is well!")
+    def fails() -> str:
+        raise ZeroDivisionError
+
+    @function_tool(timeout=1.0, timeout_error_function=lambda context, error: "Patience.")
+    async def slow() -> str:
+        await clock.sleep(60)
+        return "never"
+
+    @function_tool(failure_error_function=lambda context, error: "Hm.")
+    async def cancels() -> str:
+        raise asyncio.CancelledError
+
+    @function_tool(needs_approval=True)
+    def pay() -> str:
+        return "paid"
+
+    @function_tool(
+        tool_output_guardrails=[ToolOutputGuardrail(lambda data: ToolGuardrailFunctionOutput.reject_content("No."))]
+    )
+    def leaks() -> str:
+        return "sk-1"
+
+    inner = Agent(name="Inner", model=ScriptedModel([]))
+    tools = [fails, slow, cancels, pay, leaks, inner.as_tool("ask", "Ask."), _sleeper(clock)]
+    names = ("fails", "slow", "cancels", "pay", "leaks", "ask", "nobody")
+    calls = [ToolCall(name, {"input": "x"} if name == "ask" else {}, call_id=name) for name in names]
+    good, late = (ToolCall("sleep", {"seconds": seconds}, call_id=f"c{seconds}") for seconds in (1, 2))
+    agent = Agent(name="Ann", model=ScriptedModel([[*calls, good], [late]]), tools=tools)
+    config = RunConfig(clock=clock, on_approval="wait", tool_not_found_behavior="return_error_to_model")
+    result = Runner.run_streamed(agent, "hi", run_config=config)
+    view, outcomes = RunView(), {}
+    async for event in result.events():
+        view.apply(event)
+        if event.kind == "item" and event.data.name == "tool_approval_item":
+            await result.reject("pay", message="Not today.")
+        elif event.kind == "item" and event.data.name == "tool_called" and event.data.raw.call_id == "c2":
+            result.cancel()
+        elif event.kind == "item" and event.data.name == "tool_output":
+            again = decode(encode(event))
+            bind(again, AgentBook([agent]))
+            assert again.live.outcome == event.live.outcome
+            outcomes[event.data.raw["call_id"]] = event.data.more["outcome"]
+    assert outcomes == {
+        "fails": "failed",
+        "slow": "timed_out",
+        "cancels": "failed",
+        "pay": "rejected",
+        "leaks": "rejected",
+        "ask": "failed",
+        "nobody": "failed",
+        "c1": "done",
+        "c2": "cancelled",
+    }
+    states: Any = {entry.call_id: entry.state for entry in view.entries if isinstance(entry, ToolEntry)}
+    assert states == {**outcomes, "slow": "failed"}

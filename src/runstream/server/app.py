@@ -40,6 +40,7 @@ def create_app(
     trusts_input: bool = False,
     heartbeat_s: float = 15.0,
     drain_s: float = 30.0,
+    page: bool = True,
 ) -> Starlette:
     """An ASGI application (Starlette) that runs these agents, and lets any number of clients follow each run.
 
@@ -52,7 +53,8 @@ def create_app(
     `allowed_hosts`: names besides localhost that the server goes by ("*": any). `allowed_origins`: origins whose pages
     may use it; its own always may. `session` keeps conversations: a session, or a function from a name to one.
     `context` makes, from the user's name, the JSON data that tools and hooks of a run get as their context.
-    `trusts_input` takes input items of every kind from clients, not just messages of the user.
+    `trusts_input` takes input items of every kind from clients, not just messages of the user. `page=False` leaves the
+    page at `/` out.
 
     Runs wait for approvals in place unless `run_config` says otherwise. When the app stops, runs have `drain_s`
     seconds to end, and then to end their turn; those that have not are handed to the next server of the same store.
@@ -65,6 +67,7 @@ def create_app(
     except ImportError as error:
         raise MissingExtra("the server", "server") from error
     from runstream.server.guard import Guard, not_served
+    from runstream.server.page import page_routes
     from runstream.server.routes import routes_of
 
     config = RunConfig(on_approval="wait") if run_config is None else RunConfig.of(run_config)
@@ -94,6 +97,7 @@ def create_app(
     app = Starlette(
         routes=[
             *routes_of(service),
+            *(page_routes(service) if page else ()),
         ],
         middleware=[Middleware(Guard, service=service)],
         exception_handlers={HTTPException: not_served},

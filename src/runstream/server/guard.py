@@ -31,7 +31,9 @@ LATE = "runstream.late"
 cost each of many readers memory, and each of their events time."""
 
 METRICS_PATH = "/metrics"
-_PUBLIC = frozenset(("/healthz", "/readyz"))
+_PUBLIC = frozenset(("/healthz", "/readyz", "/"))
+_PUBLIC_FOLDER = "/assets/"
+"""The page itself is anybody's: what it shows is not."""
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, DELETE"),
     (b"access-control-allow-headers", b"authorization, content-type, last-event-id"),
@@ -69,7 +71,7 @@ class Guard:
         path = _path(scope)
         if path != "/healthz":
             await self._service.start()
-        if path not in _PUBLIC:
+        if path not in _PUBLIC and not path.startswith(_PUBLIC_FOLDER):
             await self._let_in(connection, scope, path)
         if scope["type"] == "http" and scope["method"] == "POST":
             self._check_body(connection)

@@ -1,0 +1,327 @@
+// What the page shows and does: the runs of one conversation, the list of all, and what is asked of the server.
+//
+// A conversation is the runs of one session. Its address is `#/c/SESSION`; that of a run without one, `#/r/RUN`.
+
+import { ask, Refusal, Unreachable, whenTokenIsAsked } from "./api";
+import { announceEvents, say } from "./announce";
+import { changed } from "./frame";
+import { Run, type RunRecord } from "./run";
+import { HEAD, type ToolEntry } from "./view";
+
+const REFRESH_MS = 15_000;
+
+export interface Server {
+  agents: { name: string; description: string | null }[];
+  sessions: boolean;
+}
+
+/** A line of the list of what was asked before. */
+export interface Past {
+  /** The address of its page. */
+  place: string;
+  title: string;
+  agent: string;
+  status: string;
+  at: number;
+  /** Oldest first. */
+  runs: RunRecord[];
+}
+
+export class Desk {
+  server: Server | null = null;
+  history: Past[] | null = null;
+  runs: Run[] = [];
+  /** Where the page is: "" is the empty conversation. */
+  place = "";
+  loading = false;
+  /** Which agent the next run begins with. */
+  agent = "";
+  /** What the composer holds. */
+  draft = "";
+  sending = false;
+  /** What went wrong with what was asked last. */
+  problem: string | null = null;
+  tokenQuestion: string | null = null;
+  showsHistory = false;
+  showsTimeline = false;
+  private session: string | null = null;
+  private nextUnsent = 1;
+
+  constructor() {
+    whenTokenIsAsked((message) => {
+      this.tokenQuestion = message;
+      changed();
+    });
+  }
+
+  async start(): Promise<void> {
+    addEventListener("hashchange", () => void this.open(placeOf(location.hash)));
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) void this.refresh();
+    });
+    setInterval(() => {
+      if (!document.hidden) void this.refresh();
+    }, REFRESH_MS);
+    await this.meet();
+    await this.refresh();
+    await this.open(placeOf(location.hash), true);
+  }
+
+  private async meet(): Promise<void> {
+    while (!this.server) {
+      try {
+        this.server = await ask("GET", "page/server");
+        this.problem = null;
+      } catch (error) {
+        this.problem = messageOf(error);
+        changed();
+        await new Promise((resolve) => setTimeout(resolve, 1_500));
+      }
+    }
+    this.agent = this.server!.agents[0]?.name ?? "";
+    changed();
+  }
+
+  /** The run that is asked and stopped: the newest one. */
+  get current(): Run | undefined {
+    return this.runs.at(-1);
+  }
+
+  get going(): boolean {
+    return this.current?.going ?? false;
+  }
+
+  // What was before.
+
+  async refresh(): Promise<void> {
+    try {
+      const { runs } = (await ask("GET", "page/runs")) as { runs: RunRecord[] };
+      this.history = pastOf(runs);
+      changed();
+    } catch {
+      // The list stays as it is: the next time may do.
+    }
+  }
+
+  async open(place: string, force = false): Promise<void> {
+    this.showsHistory = false;
+    if (place === this.place && !force) return changed();
+    for (const run of this.runs) run.close();
+    this.place = place;
+    this.runs = [];
+    this.session = null;
+    this.problem = null;
+    if (location.hash !== hashOf(place)) history.pushState(null, "", hashOf(place) || location.pathname);
+    if (!place) return changed();
+    this.loading = true;
+    changed();
+    const past = this.history?.find((each) => each.place === place);
+    const [kind, name] = [place[0], place.slice(2)];
+    let records = past?.runs ?? [];
+    if (kind === "c") this.session = name;
+    else if (!past) records = [{ run_id: name, created_at: 0, agent: "", title: null } as RunRecord];
+    this.runs = records.map((record) => this.hold(record));
+    const last = records.at(-1);
+    if (last && this.server!.agents.some((agent) => agent.name === last.agent)) this.agent = last.agent;
+    await Promise.all(this.runs.map((run) => run.load()));
+    if (this.place !== place) return;
+    this.loading = false;
+    changed();
+  }
+
+  private hold(record: Pick<RunRecord, "run_id" | "created_at" | "agent" | "title">): Run {
+    const run = new Run(record.run_id, record.created_at, record.agent, record.title);
+    run.heard = (heard, batch) => {
+      announceEvents(heard.view, batch);
+      this.checkUnsent(heard);
+      if (heard.view.ended) {
+        heard.stopping = false;
+        void this.refresh();
+      }
+    };
+    return run;
+  }
+
+  // What is open on the page.
+
+  draw(): void {
+    changed();
+  }
+
+  write(draft: string): void {
+    this.draft = draft;
+    changed();
+  }
+
+  choose(agent: string): void {
+    this.agent = agent;
+    changed();
+  }
+
+  toggleHistory(): void {
+    this.showsHistory = !this.showsHistory;
+    changed();
+  }
+
+  toggleTimeline(): void {
+    this.showsTimeline = !this.showsTimeline;
+    changed();
+  }
+
+  begin(): void {
+    void this.open("");
+    focusComposer();
+  }
+
+  async remove(past: Past): Promise<void> {
+    try {
+      for (const record of past.runs) await ask("DELETE", `runs/${record.run_id}`);
+    } catch (error) {
+      if (!(error instanceof Refusal && error.status === 404)) this.problem = messageOf(error);
+    }
+    if (this.place === past.place) await this.open("");
+    await this.refresh();
+    say("Deleted.");
+  }
+
+  // What people say.
+
+  async send(text = this.draft): Promise<void> {
+    text = text.trim();
+    if (!text || this.sending || !this.server) return;
+    this.sending = true;
+    this.problem = null;
+    changed();
+    try {
+      if (this.going) await this.add(this.current!, text);
+      else await this.ask(text);
+      if (this.draft.trim() === text) this.draft = "";
+    } catch (error) {
+      this.problem = messageOf(error);
+    }
+    this.sending = false;
+    changed();
+  }
+
+  private async ask(text: string): Promise<void> {
+    const continues = this.session ?? (this.place ? null : newSession());
+    const session = this.server!.sessions ? continues : null;
+    const body = { input: text, agent: this.agent, ...(session ? { session } : {}) };
+    const { run_id, agent } = await ask("POST", "runs", body);
+    const run = this.hold({ run_id, created_at: Date.now() / 1000, agent, title: text });
+    run.unsent.push({ id: this.nextUnsent++, text, count: 0 });
+    const place = session ? `c/${session}` : `r/${run_id}`;
+    if (place !== this.place) {
+      for (const each of this.runs) each.close();
+      this.runs = [];
+      this.place = place;
+      history.pushState(null, "", hashOf(place));
+    }
+    this.session = session;
+    this.loading = false;
+    this.runs.push(run);
+    run.follow();
+    void this.refresh();
+  }
+
+  /** Something more, while the run goes on. */
+  private async add(run: Run, text: string): Promise<void> {
+    const unsent = { id: this.nextUnsent++, text, count: inputsOf(run) };
+    run.unsent.push(unsent);
+    run.touch([HEAD]);
+    try {
+      await ask("POST", `runs/${run.id}/input`, { input: text });
+    } catch (error) {
+      run.unsent = run.unsent.filter((each) => each !== unsent);
+      if (error instanceof Refusal && error.status === 409) return this.ask(text); // it has ended meanwhile
+      throw error;
+    }
+  }
+
+  /** What has come into the log is not shown twice; what came too late is for the next run. */
+  private checkUnsent(run: Run): void {
+    if (!run.unsent.length) return;
+    const inputs = run.view.main.entries.filter((entry) => entry.type === "input");
+    run.unsent = run.unsent.filter((unsent) => {
+      const place = inputs.findIndex((entry, index) => index >= unsent.count && entry.text === unsent.text);
+      return place < 0;
+    });
+    if (run.view.ended && run.unsent.length) {
+      const left = run.unsent.map((unsent) => unsent.text).join("\n");
+      run.unsent = [];
+      this.draft = this.draft ? `${left}\n${this.draft}` : left;
+      this.problem = "The run had ended before this was heard: send it again to go on.";
+    }
+  }
+
+  async stop(): Promise<void> {
+    const run = this.current;
+    if (!run?.going || run.stopping) return;
+    run.stopping = true;
+    run.touch([HEAD]);
+    try {
+      await ask("POST", `runs/${run.id}/cancel`, {});
+    } catch (error) {
+      run.stopping = false;
+      this.problem = messageOf(error);
+    }
+    run.touch([HEAD]);
+  }
+
+  /** Allow or refuse a call that waits. */
+  async answer(run: Run, call: ToolEntry, approve: boolean, always: boolean, message: string): Promise<void> {
+    try {
+      const more = message.trim() ? { message: message.trim() } : {};
+      await ask("POST", `runs/${run.id}/approvals`, { call_id: call.call_id, approve, always, ...more });
+      this.problem = null;
+    } catch (error) {
+      // Another tab may have been faster.
+      if (!(error instanceof Refusal && error.status === 409)) this.problem = messageOf(error);
+    }
+    changed();
+  }
+}
+
+function inputsOf(run: Run): number {
+  return run.view.main.entries.filter((entry) => entry.type === "input").length;
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof Refusal || error instanceof Unreachable) return error.message;
+  throw error;
+}
+
+export function focusComposer(): void {
+  document.querySelector<HTMLTextAreaElement>("#message")?.focus();
+}
+
+function newSession(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(9));
+  return Array.from(bytes, (byte) => byte.toString(36).padStart(2, "0")).join("");
+}
+
+function placeOf(hash: string): string {
+  const found = hash.match(/^#\/([cr])\/(.+)$/);
+  return found ? `${found[1]}/${decodeURIComponent(found[2]!)}` : "";
+}
+
+export function hashOf(place: string): string {
+  return place ? `#/${place[0]}/${encodeURIComponent(place.slice(2))}` : "";
+}
+
+/** The runs by conversations, the newest first. */
+function pastOf(records: RunRecord[]): Past[] {
+  const found = new Map<string, Past>();
+  for (const record of records) {
+    const place = record.session ? `c/${record.session}` : `r/${record.run_id}`;
+    const past = found.get(place);
+    if (past) {
+      past.runs.unshift(record);
+      past.title = record.title ?? past.title;
+    } else {
+      const { agent, status, created_at } = record;
+      found.set(place, { place, title: record.title ?? "", agent, status, at: created_at, runs: [record] });
+    }
+  }
+  return [...found.values()];
+}

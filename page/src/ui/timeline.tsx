@@ -1,0 +1,137 @@
+// Where the time went: model calls, tools, agents within them, and the run's figures.
+
+import type { VNode } from "preact";
+import type { Desk } from "../desk";
+import type { Run } from "../run";
+import type { Strand } from "../view";
+import { count, rate, seconds } from "./format";
+import { Icon } from "./icons";
+
+interface Row {
+  key: string;
+  kind: "model" | "tool" | "wait" | "mark";
+  label: string;
+  state: string;
+  from: number;
+  to: number | null;
+  /** When the first text came. */
+  mark: number | null;
+  depth: number;
+  detail: string;
+}
+
+export function Timeline({ desk, run }: { desk: Desk; run: Run | undefined }): VNode {
+  const close = (): void => {
+    desk.showsTimeline = false;
+    desk.draw();
+    document.querySelector<HTMLElement>("#timeline-switch")?.focus();
+  };
+  return (
+    <aside class="timeline" aria-label="Timeline">
+      <header>
+        <h2>Timeline</h2>
+        <button type="button" class="quiet" aria-label="Close the timeline" onClick={close}>
+          <Icon name="close" />
+        </button>
+      </header>
+      {run && run.view.startedAt !== null ? <Chart run={run} start={run.view.startedAt} /> : <p class="note">Nothing has run yet.</p>}
+    </aside>
+  );
+}
+
+function Chart({ run, start }: { run: Run; start: number }): VNode {
+  const { view } = run;
+  const { figures } = view;
+  const end = Math.max(view.endedAt ?? view.at ?? start, start + 0.001);
+  const span = end - start;
+  const rows = rowsOf(view.main, start, 0);
+  const at = (time: number): string => `${(((time - start) / span) * 100).toFixed(2)}%`;
+  const values: [string, string][] = [
+    ["First text", seconds(figures.time_to_first_text_s)],
+    ["Tokens/s", rate(figures.tokens_per_s)],
+    ["Tokens", count(figures.tokens)],
+    [run.going ? "So far" : "Took", seconds(span)],
+    ["Model calls", count(figures.turns)],
+    ["Pieces of text", count(figures.text_deltas)],
+    ["Pieces/s", rate(figures.text_deltas_per_s)],
+    ["Events", count(figures.events)],
+  ];
+  return (
+    <>
+      <dl class="figures">
+        {values.map(([name, value]) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>{value}</dd>
+          </div>
+        ))}
+      </dl>
+      <ol class="rows" aria-label="What took how long">
+        {rows.map((row) => {
+          const to = row.to ?? end;
+          return (
+            <li key={row.key} class={`${row.kind} state-${row.state}`} style={{ "--depth": row.depth }}>
+              <div class="row-label">
+                <span>{row.label}</span>
+                <span class="row-time">{row.kind === "mark" ? `at ${seconds(row.from - start)}` : seconds(to - row.from)}</span>
+              </div>
+              <div class="track" title={row.detail}>
+                <span class="bar" style={{ left: at(row.from), width: `max(3px, ${(((to - row.from) / span) * 100).toFixed(2)}%)` }} />
+                {row.mark !== null && <span class="first" style={{ left: at(row.mark) }} title="first text" />}
+              </div>
+            </li>
+          );
+        })}
+      </ol>
+      <div class="axis" aria-hidden="true">
+        <span>0</span>
+        <span>{seconds(span / 2)}</span>
+        <span>{seconds(span)}</span>
+      </div>
+      <p class="note legend">
+        <span class="key model" /> model <span class="key tool" /> tool <span class="key wait" /> waits for a person{" "}
+        <span class="key first" /> first text
+      </p>
+    </>
+  );
+}
+
+function rowsOf(strand: Strand, start: number, depth: number): Row[] {
+  const rows: Row[] = [];
+  for (const turn of strand.turns) {
+    const tokens = turn.usage?.output_tokens;
+    const detail = [turn.model, tokens !== undefined && `${count(tokens)} tokens`, turn.attempt > 1 && `attempt ${turn.attempt}`];
+    rows.push({
+      key: `${depth}-turn${turn.number}-${turn.started_at}`,
+      kind: "model",
+      label: `${turn.agent ?? "Model"}${turn.attempt > 1 ? ` (attempt ${turn.attempt})` : ""}`,
+      state: turn.state,
+      from: turn.started_at,
+      to: turn.ended_at,
+      mark: turn.first_text_at,
+      depth,
+      detail: detail.filter(Boolean).join(" · "),
+    });
+  }
+  for (const entry of strand.entries) {
+    if (entry.at === null || entry.at < start) continue;
+    if (entry.type === "tool") {
+      const answered = entry.answer?.at ?? null;
+      const waited = entry.state === "waiting" || answered !== null;
+      const key = `tool${entry.id}`;
+      const base = { label: entry.title ?? entry.name, state: entry.state, mark: null, depth, detail: entry.state };
+      if (waited) {
+        rows.push({ ...base, key: `${key}wait`, kind: "wait", label: `${base.label} waits`, from: entry.at, to: answered });
+      }
+      if (entry.started_at !== null) {
+        rows.push({ ...base, key, kind: "tool", from: entry.started_at, to: entry.ended_at });
+      }
+      if (entry.nested) rows.push(...rowsOf(entry.nested, start, depth + 1));
+    } else if (entry.type === "handoff" && entry.target) {
+      const label = `→ ${entry.target}`;
+      const from = entry.ended_at ?? entry.at;
+      rows.push({ key: `mark${entry.id}`, kind: "mark", label, state: entry.state, from, to: from, mark: null, depth, detail: label });
+    }
+  }
+  return rows.sort((a, b) => a.from - b.from);
+}

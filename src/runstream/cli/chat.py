@@ -87,7 +87,7 @@ def command(
 
 
 def _wait_for_threads() -> None:
-    """Tools that block a thread cannot be stopped: the program ends after them, unless the person does not want to wait."""
+    """Tools that block a thread cannot be stopped: the program ends after them, or at Ctrl-C."""
     main = threading.main_thread()
     blocked = [thread for thread in threading.enumerate() if thread is not main and not thread.daemon]
     if not blocked:

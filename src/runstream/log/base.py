@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -17,6 +17,7 @@ from runstream.events.event import Event, RunStatus
 
 __all__ = [
     "Append",
+    "AppendsNow",
     "Claim",
     "Command",
     "CommandKind",
@@ -202,6 +203,18 @@ class Tail(Protocol):
 
     async def aclose(self) -> None:
         """Give the place back. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class AppendsNow(Protocol):
+    """What a store may have as well, so that a small flush costs neither a task nor a thread's wake-up."""
+
+    def append_now(self, appends: Sequence[Append]) -> bool:
+        """As `Store.append`, before it returns, where that takes a moment only and every part is written.
+
+        False: nothing was written, and `append` is to be called, which also says what is wrong. Never raises.
+        """
         ...
 
 

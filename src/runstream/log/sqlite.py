@@ -245,6 +245,15 @@ class SQLiteStore:
     async def append(self, appends: Sequence[Append]) -> Sequence[Refusal | None]:
         return await self._write(Flush(appends))
 
+    def append_now(self, appends: Sequence[Append]) -> bool:
+        """Implements `AppendsNow`."""
+        return (
+            self._writer is not None
+            and not self._writer.ended
+            and self._process == os.getpid()
+            and self._writer.append_now(appends)
+        )
+
     async def read(self, run_id: str, after: int, *, max_bytes: int = 1_000_000) -> Page:
         return await self._reading().call(lambda reading: reading.page(reading.find(run_id), after, max_bytes))
 

@@ -11,8 +11,8 @@ is never used again (`state.floor`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from runstream.log.base import Append, Refusal, Segment, StoredStatus
 from runstream.log.cursor import epoch_of
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 __all__ = ["Held", "LogLedger"]
+
+Execute: TypeAlias = "Callable[[str, tuple[Any, ...]], sqlite3.Cursor]"
 
 # A transaction of compaction takes about so many bytes, so that a flush never waits long for one.
 _COMPACTION_BYTES = 4_000_000
@@ -85,7 +87,7 @@ class LogLedger:
         self._known_takeovers = -1
         self._state: dict[str, int] = {}
         self._changed: set[str] = set()
-        self.journal_bytes = 0
+        self.journal_bytes: int = 0
         """About how much there is to compact: what this object has written to the journal since the last time."""
         self.garbage = True
         """Whether there may be deleted runs whose segments are still there."""
@@ -114,11 +116,15 @@ class LogLedger:
         return self._changed
 
     def rollback(self) -> None:
-        """Also after a failed commit. Forgets everything: the rows know better."""
-        self._runs.clear()
-        self._doubted.clear()
+        """Also after a failed commit. Forgets everything."""
+        self.forget()
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
+
+    def forget(self) -> None:
+        """What is known of runs may not be true any more: the rows know better. Called outside a transaction."""
+        self._runs.clear()
+        self._doubted.clear()
 
     def _count(self, name: str) -> int:
         self._state[name] += 1
@@ -127,10 +133,11 @@ class LogLedger:
 
     # The log.
 
-    def append_at_once(self, appends: Sequence[Append]) -> bool:
+    def append_at_once(self, appends: Sequence[Append], execute: Execute | None = None) -> bool:
         """The whole transaction in one statement, for flushes that only go on with runs that are ours: most of all.
 
-        Called outside a transaction. False: nothing was done; take `append`.
+        Called outside a transaction; by way of another connection where that is given. False: nothing was done; take
+        `append`.
         """
         entries: list[tuple[int, Segment, int, bool]] = []
         known = self._runs
@@ -149,7 +156,7 @@ class LogLedger:
             entries.append((held.number, segment, held.epoch, False))
             advanced.append((held, segment.last_seq))
         body = encode_journal(self._times.wall(), entries)
-        done = self._execute(
+        done = (execute or self._execute)(
             "INSERT INTO journal (id, body) SELECT max(coalesce((SELECT max(id) FROM journal), 0), floor) + 1, ? "
             "FROM state WHERE takeovers = ?",
             (body, self._known_takeovers),

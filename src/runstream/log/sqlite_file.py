@@ -99,10 +99,11 @@ class StoreFile:
     synchronous: Synchronous
     busy_timeout_s: float
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self, *, busy_timeout_s: float | None = None) -> sqlite3.Connection:
         """A connection to the file, in autocommit mode, which any one thread at a time may use.
 
-        Creates the file where there is none. Raises StoreError, StoreUnavailable.
+        `busy_timeout_s`: how long its calls wait for others, if not as long as the file's. Creates the file where there
+        is none. Raises StoreError, StoreUnavailable.
         """
         import sqlite3
 
@@ -123,6 +124,8 @@ class StoreFile:
                 self.path, timeout=self.busy_timeout_s, isolation_level=None, check_same_thread=False
             )
             self._prepare(connection)
+            if busy_timeout_s is not None:
+                connection.execute(f"PRAGMA busy_timeout = {round(busy_timeout_s * 1000)}")
         except BaseException as error:
             self.close(connection)
             if isinstance(error, sqlite3.Error):

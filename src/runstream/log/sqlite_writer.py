@@ -1,11 +1,18 @@
-"""The SQLite store's only writer: one thread, one connection, as many calls a transaction as are waiting."""
+"""The SQLite store's writer: one thread, one connection, as many calls a transaction as are waiting.
+
+Small flushes that only go on with runs that are ours need not wait for the thread (`append_now`): at NORMAL they cost
+less in the caller's thread than to hand them over would. The thread is never in the way of them, nor they in its: they
+are for the moments in which it has nothing to do, and in which no other process writes. Checkpoints, which wait for the
+disk, are the thread's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runstream.errors import AgentsException, StoreError
 from runstream.log.base import Append, Refusal
@@ -13,6 +20,9 @@ from runstream.log.sqlite_file import StoreFile
 from runstream.log.sqlite_lane import Call, Lane, Outcome
 from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_runs import Times
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = ["Flush", "Writer"]
 
@@ -25,6 +35,10 @@ _COMPACT_BYTES = 4_000_000
 _KEEP_ROWS = 16
 # Pages of the write-ahead log at which it is written back to the file.
 _CHECKPOINT_PAGES = 1000
+# What is larger is the thread's: whoever calls is to go on within a fraction of a millisecond.
+_NOW_BYTES = 32_768
+# Where the disk has kept a caller for so long, callers leave all to the thread for a while.
+_SLOW_S, _SLOW_FOR_S = 0.005, 10.0
 
 
 class Flush:
@@ -61,6 +75,42 @@ class Writer(Lane[Ledger]):
         self._committed = committed
         self._compacted_at = 0.0
         self._failing = False
+        self._ledger: Ledger
+        # Whoever holds it may use the ledger.
+        self._at_work = threading.Lock()
+        self._quick: sqlite3.Connection | None = None
+        self._slow_until = 0.0
+        self._appended_now = False
+
+    def append_now(self, appends: Sequence[Append]) -> bool:
+        """In the caller's thread, if that takes a moment only. False: nothing was done; call a `Flush`."""
+        import sqlite3
+
+        quick = self._quick
+        if quick is None or not self._at_work.acquire(blocking=False):
+            return False
+        try:
+            began = self._times.monotonic()
+            if (
+                began < self._slow_until
+                or sum([len(append.segment.body) for append in appends]) > _NOW_BYTES
+                or self._file.identity() != self._identity
+                or not self._ledger.append_at_once(appends, quick.execute)
+            ):
+                return False
+            ended = self._times.monotonic()
+        except sqlite3.Error:
+            self._ledger.forget()
+            return False
+        finally:
+            self._at_work.release()
+        self._appended_now = True
+        if ended - began > _SLOW_S:
+            self._slow_until = ended + _SLOW_FOR_S
+        if self._ledger.journal_bytes >= _COMPACT_BYTES:
+            self.wake()
+        self._committed(())
+        return True
 
     def _open(self) -> None:
         self._connection = self._file.connect()
@@ -69,8 +119,16 @@ class Writer(Lane[Ledger]):
         self._ledger = Ledger(self._connection, name=self._name, url=self._url, times=self._times)
         self._ledger.journal_bytes = 1  # of others that have not compacted theirs, perhaps
         self._compacted_at = self._times.monotonic()
+        if self._file.synchronous == "NORMAL":
+            quick = self._file.connect(busy_timeout_s=0.0)
+            quick.execute("PRAGMA wal_autocheckpoint = 0")
+            self._quick = quick
 
     def _close(self) -> None:
+        with self._at_work:
+            quick, self._quick = self._quick, None
+            if quick is not None:
+                self._file.close(quick)
         while self._ledger.journal_bytes and self._keep_house(lambda ledger: ledger.compact()):
             pass
         self._file.close(self._connection)
@@ -79,6 +137,10 @@ class Writer(Lane[Ledger]):
         return 0.001 if self._ledger.garbage else super()._patience_s()
 
     def _carry_out(self, calls: Sequence[Call]) -> None:
+        with self._at_work:
+            self._transact(calls)
+
+    def _transact(self, calls: Sequence[Call]) -> None:
         import sqlite3
 
         outcomes: list[Outcome] = []
@@ -109,7 +171,7 @@ class Writer(Lane[Ledger]):
             self._undo()
             if len(calls) > 1:
                 for call in calls:
-                    self._carry_out([call])
+                    self._transact([call])
                 return
             failure = self._file.explain(error) if isinstance(error, sqlite3.Error) else error
             self._settle([Outcome(calls[0].future, None, failure)])
@@ -135,9 +197,15 @@ class Writer(Lane[Ledger]):
             _log.warning("%s: cannot undo a transaction: %s", self._file.path, error)
 
     def _look_around(self, idle: bool) -> None:
+        with self._at_work:
+            self._look_after(idle)
+
+    def _look_after(self, idle: bool) -> None:
         ledger = self._ledger
+        if ledger.garbage or self._appended_now:
+            idle = False  # it was waited for a moment only, or not the thread alone is at work
+        self._appended_now = False
         if ledger.garbage:
-            idle = False  # it was waited for a moment only
             self._keep_house(lambda ledger: ledger.collect())
         if not ledger.journal_bytes:
             self._compacted_at = self._times.monotonic()

@@ -19,7 +19,7 @@ from runstream.clock import Clock, system_clock
 from runstream.errors import CursorExpired, LeaseLost, RunNotFound, StoreError, StoreUnavailable
 from runstream.events.event import Event
 from runstream.events.segment import encode_segment
-from runstream.log.base import Append, Refusal, Segment, Store, StoredStatus
+from runstream.log.base import Append, AppendsNow, Refusal, Segment, Store, StoredStatus
 from runstream.log.memory import MemoryLog
 
 __all__ = ["RunWriter", "StoreWriter"]
@@ -50,7 +50,6 @@ class RunWriter:
     __slots__ = (
         "_append",
         "_clock",
-        "_dirty",
         "_end",
         "_end_status",
         "_failed_at",
@@ -65,6 +64,7 @@ class RunWriter:
         "epoch",
         "failure",
         "goes_on_undurable",
+        "is_marked",
         "run_id",
         "watch",
     )
@@ -97,7 +97,8 @@ class RunWriter:
         self._limit_s = limit_s
         self._on_failure = on_failure
         self._append: Append | None = None
-        self._dirty = False
+        self.is_marked = False
+        """Whether it waits for the next flush."""
         self._end: Event | None = None
         self._end_status: StoredStatus | None = None
         self._failed_at: float | None = None
@@ -119,7 +120,9 @@ class RunWriter:
         """The log has grown."""
         if self.failure is None:
             pending = self._log.pending
-            self._writer.mark(self, urgent=urgent, full=pending is not None and len(pending) >= _FULL)
+            full = pending is not None and len(pending) >= _FULL
+            if urgent or full or not self.is_marked:
+                self._writer.mark(self, urgent=urgent, full=full)
 
     def set_status(self, status: StoredStatus) -> None:
         """The run's status changes with the events that are pending."""
@@ -310,15 +313,6 @@ class RunWriter:
         """The run is over: nothing more will come."""
         self._log.pending = None
 
-    def take_mark(self) -> None:
-        """The flush has it in hand now."""
-        self._dirty = False
-
-    def mark(self) -> bool:
-        """Whether it was not waiting for a flush yet; it is now."""
-        was_dirty, self._dirty = self._dirty, True
-        return not was_dirty
-
 
 class StoreWriter:
     """Flushes for all runs of one event loop that share a store."""
@@ -330,23 +324,28 @@ class StoreWriter:
         # A clock that jumps when nothing is left to do would jump past timers of the loop.
         self._gathers = clock is system_clock
         self._loop = asyncio.get_running_loop()
+        self._append_now = store.append_now if isinstance(store, AppendsNow) else None
         self._waiting: list[RunWriter] = []
         self._in_hand: list[RunWriter] = []
         self._closed = False
         self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._flushed_at = 0.0
 
     def mark(self, run: RunWriter, *, urgent: bool, full: bool) -> None:
         """The run has something to write: `urgent`, what may not wait; `full`, as much as a flush should take."""
-        if run.mark():
+        if not run.is_marked:
+            run.is_marked = True
             self._waiting.append(run)
         if full:
             self._urgent = True
             self._flushed_at = 0.0  # there is no company worth waiting for
             if self._flushing is None:
                 self._start()
+        elif self._soon is not None:
+            return
         elif urgent:
             if not self._urgent:
                 self._urgent = True
@@ -357,7 +356,7 @@ class StoreWriter:
 
     def _start_later(self) -> None:
         if self._gathers:
-            self._timer = self._loop.call_later(self._max_age_s, self._start)
+            self._timer = self._loop.call_later(self._max_age_s, self._flush)
         else:
             self._start()
 
@@ -368,32 +367,45 @@ class StoreWriter:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(wait_s, self._start)
+        self._timer = self._loop.call_later(wait_s, self._flush)
 
     def _start(self) -> None:
+        """With the loop's next turn: not within the step of a run that has just written something."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._flushing is None:
-            self._flushing = self._loop.create_task(self._flush(), name="runstream store writer")
-            # A callback, since a task that is cancelled before its first step comes to no `finally`.
-            self._flushing.add_done_callback(self._flushed)
+        if self._soon is None:
+            self._soon = self._loop.call_soon(self._flush)
 
-    async def _flush(self) -> None:
+    def _flush(self) -> None:
+        self._timer = self._soon = None
         waiting, self._waiting = self._waiting, []
-        self._in_hand = waiting
         self._urgent = False
         self._flushed_at = self._loop.time()
         runs: list[RunWriter] = []
         appends: list[Append] = []
         for run in waiting:
-            run.take_mark()
-            append = run.next_append()
+            run.is_marked = False
+            try:
+                append = run.next_append()
+            except Exception as error:  # the others' events must not wait for it
+                unwritable = StoreError(f"the events of {run.run_id} cannot be written: {error!r}")
+                unwritable.__cause__ = error
+                run.fail(unwritable)
+                continue
             if append is not None:
                 runs.append(run)
                 appends.append(append)
-        if appends:
-            await self._write(runs, appends)
+        if not appends:
+            return
+        if self._append_now is not None and self._append_now(appends):
+            for run in runs:
+                run.answered(None)
+            return
+        self._in_hand = waiting
+        self._flushing = self._loop.create_task(self._write(runs, appends), name="runstream store writer")
+        # A callback, since a task that is cancelled before its first step comes to no `finally`.
+        self._flushing.add_done_callback(self._flushed)
 
     def _flushed(self, flushing: asyncio.Task[None]) -> None:
         self._flushing = None
@@ -464,9 +476,10 @@ class StoreWriter:
     async def aclose(self) -> None:
         """Stop; what was not flushed is not."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for handle in (self._timer, self._soon):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._soon = None
         self._waiting.clear()
         if self._flushing is not None:
             self._flushing.cancel()

@@ -43,11 +43,11 @@ class MarkdownPrinter:
             raise MissingExtra("Markdown in the terminal", "chat") from error
         from rich.theme import Theme
 
-        self._width = max(min(width, _MAX_COLUMNS), 10)
+        self.width = max(min(width, _MAX_COLUMNS), 10)
         self._color = color
         self._system = ColorSystem.STANDARD
         self.console: Any = Console(
-            width=self._width,
+            width=self.width,
             color_system="standard",
             force_terminal=True,
             legacy_windows=False,
@@ -59,7 +59,7 @@ class MarkdownPrinter:
 
     def resize(self, width: int) -> None:
         """Draw what comes in another width."""
-        self._width = self.console.width = max(min(width, _MAX_COLUMNS), 10)
+        self.width = self.console.width = max(min(width, _MAX_COLUMNS), 10)
 
     def lines(self, text: str) -> list[str]:
         """The block as lines of the terminal."""
@@ -78,8 +78,8 @@ class MarkdownPrinter:
         from rich.cells import chop_cells
 
         found: list[str] = []
-        for line in visible(text[-count * self._width :]).expandtabs(4).split("\n")[-count:]:
-            found += chop_cells(line, self._width) or [""]
+        for line in visible(text[-count * self.width :]).expandtabs(4).split("\n")[-count:]:
+            found += chop_cells(line, self.width) or [""]
         return found[-count:]
 
     def _line(self, segments: Iterable[Segment]) -> str:
@@ -104,8 +104,9 @@ class StreamedMarkdown:
         self._printer = printer
         self._splitter = BlockSplitter()
         self._has_lines = False
-        self._drawn: tuple[str, list[str]] = ("", [])
-        """The text that was drawn last as open, and its lines."""
+        self._drawn: tuple[str, int] = ("", 0)
+        """The text that was drawn last as open, and in which width."""
+        self._drawn_lines: list[str] = []
 
     def feed(self, piece: str) -> list[str]:
         """Take in more of the text; returns the lines of what became complete."""
@@ -122,10 +123,11 @@ class StreamedMarkdown:
             return []
         if len(block.text) > _MAX_OPEN_CHARS:
             return self._printer.plain_lines(block.text, count)
-        if block.text != self._drawn[0]:
-            lines = self._printer.lines(_completed(block.text))
-            self._drawn = (block.text, [*self._gap(block), *lines])
-        return self._drawn[1][-count:]
+        drawn = (block.text, self._printer.width)
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self._drawn_lines = [*self._gap(block), *self._printer.lines(_completed(block.text))]
+        return self._drawn_lines[-count:]
 
     def _lines(self, blocks: Iterable[Block]) -> list[str]:
         found: list[str] = []

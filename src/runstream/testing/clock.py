@@ -13,6 +13,7 @@ that takes its time) it cannot wait for: use `autojump=False` there.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 import itertools
 import weakref
@@ -158,8 +159,9 @@ class _Alarm:
         return (self.deadline, self.order) < (other.deadline, other.order)
 
 
-# The watch that is at work in each loop. Two would see each other's turns for ever, and never a quiet loop.
-_watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = weakref.WeakKeyDictionary()
+# The watch that is at work in each loop. Two would see each other's turns for ever, and never a quiet loop. Not held
+# here: its handle holds the loop, which would then be kept for ever, with all that ran in it.
+_watches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Watch]] = weakref.WeakKeyDictionary()
 
 
 class _Watch:
@@ -174,18 +176,24 @@ class _Watch:
         self._is_running = False
         self._turns = 0
         self._handle: asyncio.Handle | None = None
+        # It is nobody's: a copy of the caller's would keep what is in it.
+        self._context = contextvars.Context()
         self.waiting: list[asyncio.Future[None]] = []
 
     def start(self) -> None:
         self._turns = 0
         loop = self._loop()
         if loop is not None and not self._is_running:
-            other = _watches.get(loop)
+            known = _watches.get(loop)
+            other = None if known is None else known()
             if other is not None and other._is_running:
                 other._give_way()
-            _watches[loop] = self
+            _watches[loop] = weakref.ref(self)
             self._is_running = True
-            self._handle = loop.call_soon(self._turn)
+            self._look_again(loop)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._handle = loop.call_soon(self._turn, context=self._context)
 
     def _give_way(self) -> None:
         """Stop for the watch of another clock. Raises RuntimeError if somebody waits for this one."""
@@ -206,7 +214,7 @@ class _Watch:
         queue: Any = getattr(loop, "_ready", None)
         self._turns = 0 if queue else self._turns + 1
         if self._turns < (_BLIND_TURNS if queue is None else _QUIET_TURNS):
-            self._handle = loop.call_soon(self._turn)
+            self._look_again(loop)
             return
         self._turns = 0
         settled = [future for future in self.waiting if not future.done()]
@@ -214,9 +222,10 @@ class _Watch:
         for future in settled:
             future.set_result(None)
         if settled or self._on_quiet():
-            self._handle = loop.call_soon(self._turn)
+            self._look_again(loop)
         else:
             self._is_running = False
+            self._handle = None
 
 
 class _Timeout:

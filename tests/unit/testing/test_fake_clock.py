@@ -1,8 +1,11 @@
 """FakeClock: time moves only when nothing else can happen, and by exactly what was waited for."""
 
 import asyncio
+import contextvars
+import gc
 import random
 import socket
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -340,3 +343,33 @@ async def test_clocks_one_after_the_other() -> None:
     assert (first.now(), second.now()) == (1031.0, 5031.0)
     await still.advance(1.0)
     await waiting
+
+
+@pytest.mark.parametrize("is_closed_in_mid_wait", [False, True])
+def test_a_loop_that_is_gone_is_not_kept(is_closed_in_mid_wait: bool) -> None:
+    """Neither the loop nor what its tasks had in their contexts is held by anything of the clock's module."""
+    held = contextvars.ContextVar[object]("held")
+
+    class Thing:
+        pass
+
+    async def main() -> None:
+        held.set(things[0])
+        await FakeClock().sleep(10.0)
+
+    things = [Thing()]
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(main())
+    if is_closed_in_mid_wait:
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        waiting.cancel()
+        loop.run_until_complete(asyncio.wait({waiting}))
+    else:
+        loop.run_until_complete(waiting)
+    loop.close()
+    kept = weakref.ref(loop), weakref.ref(things[0])
+    del loop, waiting
+    things.clear()
+    gc.collect()
+    assert [ref() for ref in kept] == [None, None]

@@ -41,6 +41,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 _LAST_TURNS = 10
 
 
+def pytest_collection_finish() -> None:
+    """Modules and collected tests live to the end: full collections, which many tests ask for, need not walk them."""
+    import openai.types.responses  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails the test that leaves something behind."""

@@ -324,7 +324,7 @@ def test_the_grammar_of_events() -> None:
                 if event.data.name == "tool_output":
                     seen.add(str(event.data.raw["output"])[:12])
 
-    @settings(max_examples=300)
+    @settings(max_examples=150)
     @given(stories())
     def holds(story: Story) -> None:
         on_stage(act)(story)
@@ -410,7 +410,7 @@ async def _both_ways(story: Story) -> None:
     assert run == streamed
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(stories(fault=same_faults, cancels=False))
 def test_run_and_a_drained_run_streamed_end_the_same(story: Story) -> None:
     """The same items, output, usage, session, error and duration, whichever way the run is made."""
@@ -511,7 +511,7 @@ async def _tick(clock: FakeClock) -> None:
             clock._jump(deadline)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(stories(cancels=False), st.lists(readings, min_size=1, max_size=4))
 def test_every_reader_sees_the_same(story: Story, many: list[Reading]) -> None:
     """Readers of both kinds, begun at any time, slow or impatient, all get the whole sequence in order."""

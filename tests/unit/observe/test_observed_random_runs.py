@@ -55,7 +55,7 @@ def test_metrics_and_spans_of_any_run() -> None:
     handler = Failures(logging.ERROR)
     logger.addHandler(handler)
 
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     @given(stories())
     def holds(story: Story) -> None:
         live, (otel, exporter) = Metrics(), traced()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,8 +11,13 @@ from runstream.run import collector
 
 
 @pytest.fixture(autouse=True)
-def first_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def first_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(collector._State, "is_done", False)
+    gc.unfreeze()  # conftest.py has frozen what was there before the tests
+    yield
+    monkeypatch.undo()
+    gc.collect()
+    gc.freeze()
 
 
 def test_everything_is_promoted_and_nothing_stays_frozen() -> None:

@@ -121,7 +121,7 @@ def test_the_view_of_any_run() -> None:
     assert seen >= {"done", "failed", "cancelled", "refused", "completed"}
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(stories(cancels=False), st.data())
 def test_what_was_discarded_does_not_count(story: Story, data: st.DataObject) -> None:
     """An attempt that was taken back anywhere in a response is marked, or taken out, and all else is as without it."""
@@ -161,7 +161,7 @@ def test_what_was_discarded_does_not_count(story: Story, data: st.DataObject) ->
     on_stage(act)(story)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(stories(cancels=False), st.floats(0, 1), st.floats(0, 1))
 def test_events_that_are_no_longer_kept(story: Story, from_: float, length: float) -> None:
     """With a hole anywhere the view says so, and shows to the end what came after; it goes on from anywhere."""

@@ -11,18 +11,19 @@ import logging
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runstream.cli.screen import Screen
+from runstream.cli.screen import Screen, smooth_option
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from runstream.agent.agent import Agent
+    from runstream.flow.text_units import Unit
     from runstream.run.config import RunConfig
     from runstream.run.result import RunResultStreaming
     from runstream.testing.script import Script
@@ -54,8 +55,16 @@ _STOPPED = 130  # what shells report for a program that Ctrl-C has ended
 @click.option("--base-url", metavar="URL", help="A compatible server, such as http://localhost:11434/v1.")
 @click.option("--fast", is_flag=True, help="The scripted model, and the tools, do not pause.")
 @click.option("--chaos", is_flag=True, help="The scripted model fails again and again: see what the run does about it.")
+@smooth_option
 def command(
-    prompt: str | None, as_json: bool, api: str, model: str | None, base_url: str | None, fast: bool, chaos: bool
+    prompt: str | None,
+    as_json: bool,
+    api: str,
+    model: str | None,
+    base_url: str | None,
+    fast: bool,
+    chaos: bool,
+    smooth: Unit | None,
 ) -> None:
     """Stream a support desk: a question, a tool call, a handoff to a specialist, and an answer.
 
@@ -71,7 +80,7 @@ def command(
     if chaos and (model is not None or base_url is not None):
         raise click.UsageError("--chaos is played by the scripted model: leave out --model and --base-url")
     service = None if chaos else _service(model, base_url)
-    screen = Screen(as_json)
+    screen = Screen(as_json, smooth=smooth)
     show = _show_chaos(prompt or _PROMPT, screen, use_responses=api == "responses", fast=fast)
     if not chaos:
         show.close()
@@ -251,9 +260,9 @@ async def _follow(
         screen.line("user", shown)
         result = Runner.run_streamed(agent, input, run_config=config)
         await stack.enter_async_context(result)
+        events = await stack.enter_async_context(aclosing(screen.paced(result.events(), fold.apply)))
         with _cancelled_by_ctrl_c(result):
-            async for event in result.events():
-                fold.apply(event)
+            async for event in events:
                 screen.show(event)
     if fold.status == "cancelled":
         return _STOPPED, result

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import click
 
-from runstream.cli.screen import Screen
+from runstream.cli.screen import Screen, smooth_option
 from runstream.cli.storage import STOPPED, finish, store_option, stored
 
 if TYPE_CHECKING:
     from runstream.events.event import Event
+    from runstream.flow.text_units import Unit
     from runstream.log.base import RunRecord, Store
-    from runstream.render.figures import FiguresFold
     from runstream.server.client import Followed, Resync
 
 __all__ = ["command", "end_text", "start_of"]
@@ -26,13 +27,22 @@ __all__ = ["command", "end_text", "start_of"]
 @store_option
 @click.option("--after", metavar="CURSOR", help="Begin after this event: a cursor or the number of an event.")
 @click.option("--json", "as_json", is_flag=True, help="Print the events as JSON lines, and nothing else.")
-def command(run_id: str, server_url: str | None, token: str | None, url: str, after: str | None, as_json: bool) -> None:
+@smooth_option
+def command(
+    run_id: str,
+    server_url: str | None,
+    token: str | None,
+    url: str,
+    after: str | None,
+    as_json: bool,
+    smooth: Unit | None,
+) -> None:
     """Follow a run of a store, or of a server (--url): what was, then what comes, to its end.
 
     A connection to a server that is lost is taken up again where it was. Ctrl-C leaves the run alone and tells where to
     go on. The exit status is 0 if the run was completed, 1 if it ended in another way, 130 after Ctrl-C.
     """
-    screen = Screen(as_json, shows_input=True)
+    screen = Screen(as_json, shows_input=True, smooth=smooth)
     if server_url is not None:
         finish(_watch_server(run_id, server_url, token, after, screen))
     finish(_watch(run_id, url, after, screen))
@@ -66,12 +76,12 @@ async def _watch(run_id: str, url: str, after: str | None, screen: Screen) -> in
         try:
             screen.line("run", f"{run_id} of {record.agent}, {_state(record)}")
             result = await Runner.attach(run_id, store=store, after=seq)
-            async for event in result.events(after=seq):
-                seq = event.seq
-                fold.apply(event)
-                screen.show(event)
-                if event.kind == RUN_END:
-                    screen.line("end", end_text(event))
+            async with aclosing(screen.paced(result.events(after=seq), fold.apply)) as events:
+                async for event in events:
+                    seq = event.seq if screen.cursor is None else screen.cursor
+                    screen.show(event)
+                    if event.kind == RUN_END:
+                        screen.line("end", end_text(event))
         except asyncio.CancelledError:
             screen.close()
             cursor = await _cursor(store, record, seq)
@@ -85,6 +95,7 @@ async def _watch(run_id: str, url: str, after: str | None, screen: Screen) -> in
 
 
 async def _watch_server(run_id: str, url: str, token: str | None, after: str | None, screen: Screen) -> int:
+    from runstream.events.event import Event
     from runstream.render.figures import FiguresFold, describe
     from runstream.server.client import Resync, ServerClient
 
@@ -95,16 +106,24 @@ async def _watch_server(run_id: str, url: str, token: str | None, after: str | N
         screen.line("run", f"{run_id} of {record['agent']}, {record['status']}")
         follower = client.follow(run_id, "" if skipped or after is None else after)
         fold = FiguresFold()
+
+        def told(found: Followed) -> None:
+            nonlocal fold
+            if isinstance(found, Resync):
+                fold = FiguresFold()
+            elif isinstance(found, Event):
+                fold.apply(found)
+
         try:
-            async for found in follower:
-                if isinstance(found, Resync):
-                    fold = FiguresFold()
-                _show(found, fold, screen, skipped)
+            async with aclosing(screen.paced(follower, told)) as shown:
+                async for found in shown:
+                    _show(found, screen, skipped)
         except asyncio.CancelledError:
             screen.close()
-            screen.note(
-                f"the run goes on; to see the rest: runstream watch {run_id} --url {url} --after {follower.cursor}"
-            )
+            cursor = follower.cursor
+            if screen.cursor is not None:  # what was read ahead was not shown
+                cursor = f"{cursor.partition('-')[0]}-{screen.cursor}"
+            screen.note(f"the run goes on; to see the rest: runstream watch {run_id} --url {url} --after {cursor}")
             return STOPPED
         finally:
             follower.close()
@@ -117,13 +136,12 @@ async def _watch_server(run_id: str, url: str, token: str | None, after: str | N
     return 0 if status == "completed" else 1
 
 
-def _show(found: Followed, fold: FiguresFold, screen: Screen, skipped: int) -> None:
+def _show(found: Followed, screen: Screen, skipped: int) -> None:
     """An event, or what happened to the connection."""
     from runstream.events.event import RUN_END, Event
     from runstream.server.client import Lost, Resumed
 
     if isinstance(found, Event):
-        fold.apply(found)
         if found.seq > skipped:
             screen.show(found)
         if found.kind == RUN_END:

@@ -86,6 +86,10 @@ class Conversation(Protocol):
         """Begin a run."""
         ...
 
+    def take_notice(self) -> str | None:
+        """What the person should know of the question that was just asked; only once."""
+        ...
+
     async def begin_anew(self) -> None:
         """Forget what was said."""
         ...
@@ -140,6 +144,9 @@ class LocalConversation:
         given: Any = text if self._session is not None else [*self._history, {"role": "user", "content": text}]
         result = Runner.run_streamed(self._active, given, session=self._session, run_config=self._config)
         return _LocalAnswer(self, result)
+
+    def take_notice(self) -> str | None:
+        return None
 
     async def begin_anew(self) -> None:
         self._history = []
@@ -205,6 +212,7 @@ class ServerConversation:
         self.session: str | None = session
         self.title = f"server {client.url}: {', '.join(agents)}"
         self.where = f"--url {client.url}"
+        self._notice: str | None = None
         if self.agent not in agents:
             raise UserError(f"the server has no agent {self.agent!r}: it has {', '.join(agents)}")
 
@@ -212,11 +220,25 @@ class ServerConversation:
         self.agent = name
 
     async def ask(self, text: str) -> Answer:
-        run_id = await self._client.begin(text, agent=self.agent, session=self.session)
+        from runstream.server.client import RequestRefused
+
+        try:
+            run_id = await self._client.begin(text, agent=self.agent, session=self.session)
+        except RequestRefused as error:
+            if error.reason != "no_sessions":
+                raise
+            self.session = None
+            self._notice = "this server keeps no conversations: each question stands alone"
+            run_id = await self._client.begin(text, agent=self.agent)
         return _ServerAnswer(self._client, run_id, self._client.follow(run_id, patience_s=self._patience_s))
 
+    def take_notice(self) -> str | None:
+        notice, self._notice = self._notice, None
+        return notice
+
     async def begin_anew(self) -> None:
-        self.session = new_name(self.session or "chat")
+        if self.session is not None:
+            self.session = new_name(self.session)
 
     async def earlier(self) -> list[Said]:
         return []

@@ -259,6 +259,9 @@ class Dialogue:
         try:
             self._ledger.asked(text)
             answer = self._answer = await self._conversation.ask(text)
+            notice = self._conversation.take_notice()
+            if notice is not None:
+                await self._print([*self._wrapped(notice, "!", "yellow"), ""])
             if self._is_stopping:
                 await answer.cancel()
             async for found in answer:

@@ -100,6 +100,9 @@ class PlainChat:
         told = None
         try:
             answer = self._answer = await self._conversation.ask(text)
+            notice = self._conversation.take_notice()
+            if notice is not None:
+                click.echo(notice, err=True)
             try:
                 async for found in answer:
                     view = await self._see(found, view, shown)

@@ -33,7 +33,7 @@ async def test_the_same_is_shown(options: dict[str, Any], capsys: pytest.Capture
     assert all(behind)
     output = capsys.readouterr().out
     is_paced = options == {"smooth": "word"}
-    assert len(behind) > len(events) if is_paced else len(behind) == len(events)
+    assert (len(behind) == len(events)) is not is_paced
     assert screen.cursor == (events[-1].seq if is_paced else None)
     if "as_json" in options:
         assert output.count("\n") == len(events)

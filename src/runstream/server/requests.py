@@ -54,9 +54,11 @@ def decode_body(body: bytes, wanted: type[Any]) -> Any:
         raise Refused(400, "invalid_json", "the body is no JSON") from error
 
 
-def checked_input(given: str | list[Any], max_chars: int, *, any_items: bool) -> str | list[Any]:
-    """The input of a run. Unless `any_items`, a list holds messages of the user alone: instructions, and outputs of
-    tools, are not for clients to write. Raises Refused."""
+def checked_input(
+    given: str | list[Any], max_chars: int, *, any_items: bool, is_history: bool = False
+) -> str | list[Any]:
+    """The input of a run. Unless `any_items`, a list holds messages of the user alone, and texts of the assistant where
+    it `is_history`: instructions, and outputs of tools, are not for clients to write. Raises Refused."""
     size = len(given) if isinstance(given, str) else len(msgspec.json.encode(given))
     if size > max_chars:
         raise Refused(413, "input_too_long", f"the input has {size} characters; at most {max_chars} are taken")
@@ -67,7 +69,8 @@ def checked_input(given: str | list[Any], max_chars: int, *, any_items: bool) ->
     for item in given:
         if not isinstance(item, dict):
             raise Refused(422, "invalid_input", "an input item is an object, as {'role': 'user', 'content': ...}")
-        if not any_items and not _is_of_user(cast("dict[str, Any]", item)):
+        fields = cast("dict[str, Any]", item)
+        if not (any_items or _is_of_user(fields) or (is_history and _is_text_of_assistant(fields))):
             raise Refused(
                 422, "invalid_input", "input items are messages of the role 'user', with text, image, file or audio"
             )
@@ -84,6 +87,11 @@ def _is_of_user(item: dict[str, Any]) -> bool:
         return False
     parts = cast("list[Any]", content)
     return all(isinstance(part, dict) and cast("dict[str, Any]", part).get("type") in _PARTS for part in parts)
+
+
+def _is_text_of_assistant(item: dict[str, Any]) -> bool:
+    is_message = item.get("type", "message") == "message" and item.get("role") == "assistant"
+    return is_message and isinstance(item.get("content"), str)
 
 
 def session_key(session: str | None, owner: str | None) -> str | None:

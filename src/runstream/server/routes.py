@@ -12,8 +12,7 @@ from starlette.websockets import WebSocket
 from runstream.errors import AgentsException, MissingExtra, RunNotFound, RunSealed
 from runstream.log.base import Command, RunRecord
 from runstream.log.cursor import Cursor, epoch_of
-from runstream.run.inbox import approval_command, approval_of, input_command
-from runstream.run.runner import Runner
+from runstream.run.inbox import input_command
 from runstream.server.access import Action, User
 from runstream.server.answers import Refused, json_bytes, refusal_of, run_json
 from runstream.server.guard import METRICS_PATH, later
@@ -21,7 +20,15 @@ from runstream.server.metrics import CONTENT_TYPE
 from runstream.server.openapi import describe
 from runstream.server.requests import AnswerCall, CancelRun, MoreInput, NewRun, checked_input, decode_body
 from runstream.server.service import Service
-from runstream.server.starting import agent_named, check_right, find_run, open_reader, start_run
+from runstream.server.starting import (
+    agent_named,
+    answer_call,
+    check_right,
+    find_run,
+    open_reader,
+    send_command,
+    start_run,
+)
 from runstream.server.streaming import EventStream, send_messages, start_at
 
 __all__ = ["routes_of"]
@@ -141,26 +148,22 @@ class _Handlers:
         body: CancelRun = decode_body(await request.body(), CancelRun)
         record = await self._record(_user(request), "cancel", request.path_params["run_id"])
         try:
-            await self._send(record, Command("cancel", {"mode": body.mode}))
+            await send_command(self._service, record, Command("cancel", {"mode": body.mode}))
         except RunSealed:
             return _json({"run_id": record.run_id, "accepted": False})  # it has ended meanwhile: nothing to stop
         return _json({"run_id": record.run_id, "accepted": True}, 202)
 
     async def approve(self, request: Request) -> Response:
         body: AnswerCall = decode_body(await request.body(), AnswerCall)
-        record = await self._record(_user(request), "approve", request.path_params["run_id"])
-        if record.ended:
-            raise RunSealed(record.run_id)
-        store = self._service.carrier.store
-        attached = await Runner.attach(record.run_id, store=store, after=record.first_seq - 1)
-        waiting = {item.call_id: item for item in attached.pending_approvals}
-        item = waiting.get(body.call_id)
-        if item is None:
-            raise Refused(409, "not_waiting", "no such call waits for an answer")
-        answer = approval_of(
-            body.call_id, item.tool_name or "", approved=body.approve, always=body.always, message=body.message
+        record = await answer_call(
+            self._service,
+            _user(request),
+            request.path_params["run_id"],
+            body.call_id,
+            approve=body.approve,
+            always=body.always,
+            message=body.message,
         )
-        await self._send(record, approval_command(answer))
         return _json({"run_id": record.run_id, "accepted": True}, 202)
 
     async def add_input(self, request: Request) -> Response:
@@ -168,15 +171,8 @@ class _Handlers:
         body: MoreInput = decode_body(await request.body(), MoreInput)
         record = await self._record(_user(request), "input", request.path_params["run_id"])
         given = checked_input(body.input, service.limits.input_chars, any_items=service.trusts_input)
-        await self._send(record, input_command(given))
+        await send_command(self._service, record, input_command(given))
         return _json({"run_id": record.run_id, "accepted": True}, 202)
-
-    async def _send(self, record: RunRecord, command: Command) -> None:
-        carrier = self._service.carrier
-        if record.ended:
-            raise RunSealed(record.run_id)
-        await carrier.store.send(record.run_id, command)
-        await carrier.host.bring(record.run_id)  # at once, where the run is carried out here
 
     async def delete(self, request: Request) -> Response:
         carrier = self._service.carrier

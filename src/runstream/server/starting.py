@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from runstream.errors import RunNotFound
-from runstream.log.base import RunRecord
+from runstream.errors import RunNotFound, RunSealed
+from runstream.log.base import Command, RunRecord
 from runstream.run.claimed import Job
+from runstream.run.inbox import approval_command, approval_of
+from runstream.run.runner import Runner
 from runstream.server.access import Action, User
 from runstream.server.answers import Refused
 from runstream.server.carrier import Stopping, TooManyRuns
@@ -15,7 +17,7 @@ from runstream.server.reader import Reader
 from runstream.server.requests import checked_input, session_key
 from runstream.server.service import Service
 
-__all__ = ["agent_named", "check_right", "find_run", "open_reader", "start_run"]
+__all__ = ["agent_named", "answer_call", "check_right", "find_run", "open_reader", "send_command", "start_run"]
 
 
 async def start_run(
@@ -26,21 +28,24 @@ async def start_run(
     given: str | list[Any],
     session: str | None = None,
     run_id: str | None = None,
+    is_checked: bool = False,
 ) -> str:
     """Begin a run for that user; returns its id (`run_id`, or a new one).
 
-    `agent`: a name, None where one agent is served. `given`: the input, checked unless the service trusts its clients.
+    `agent`: a name, None where one agent is served. `given`: the input, checked unless the caller has done so, by the
+    rules of its protocol (`is_checked`).
     `session`: the name of a conversation of the user's. Raises Refused, StoreError, RunExists.
     """
     await check_right(service, user, "create")
     name = agent_named(service, agent)
     if session is not None and not service.keeps_sessions:
         raise Refused(422, "no_sessions", "this server keeps no conversations")
-    checked = checked_input(given, service.limits.input_chars, any_items=service.trusts_input)
+    if not is_checked:
+        given = checked_input(given, service.limits.input_chars, any_items=service.trusts_input)
     context: Any = None if service.context is None else service.context(user.name)
     if hasattr(context, "__await__"):
         context = await context
-    job = Job(checked, service.max_turns, context, session_key(session, user.name))
+    job = Job(given, service.max_turns, context, session_key(session, user.name))
     try:
         return await service.carrier.submit(name, job, user.name, run_id)
     except TooManyRuns:
@@ -77,6 +82,39 @@ async def find_run(service: Service, user: User, action: Action, run_id: str) ->
     record = await service.carrier.store.find(run_id)
     if not await service.gate.allows(user, action, run_id, record.owner):
         raise RunNotFound(run_id, service.carrier.store.url)
+    return record
+
+
+async def send_command(service: Service, record: RunRecord, command: Command) -> None:
+    """Ask something of the run. Raises RunSealed where it has ended, StoreError."""
+    if record.ended:
+        raise RunSealed(record.run_id)
+    await service.carrier.store.send(record.run_id, command)
+    await service.carrier.host.bring(record.run_id)  # at once, where the run is carried out here
+
+
+async def answer_call(
+    service: Service,
+    user: User,
+    run_id: str,
+    call_id: str,
+    *,
+    approve: bool,
+    always: bool = False,
+    message: str | None = None,
+) -> RunRecord:
+    """Say whether a call that waits may be made; returns the run as it was before. Raises RunNotFound, RunSealed,
+    Refused where no such call waits, StoreError."""
+    record = await find_run(service, user, "approve", run_id)
+    if record.ended:
+        raise RunSealed(run_id)
+    attached = await Runner.attach(run_id, store=service.carrier.store, after=record.first_seq - 1)
+    waiting = {item.call_id: item for item in attached.pending_approvals}
+    item = waiting.get(call_id)
+    if item is None:
+        raise Refused(409, "not_waiting", "no such call waits for an answer")
+    answer = approval_of(call_id, item.tool_name or "", approved=approve, always=always, message=message)
+    await send_command(service, record, approval_command(answer))
     return record
 
 

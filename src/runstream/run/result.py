@@ -23,14 +23,14 @@ from runstream.agent.tool_context import ToolContext
 from runstream.errors import RunErrorDetails, RunSealed, UserError
 from runstream.events.event import RunStatus
 from runstream.run.active import ActiveRun, CancelMode
+from runstream.run.answering import answer
 from runstream.run.config import DEFAULT_MAX_TURNS
 from runstream.run.followed import FollowedRun
 from runstream.run.history import ends_incomplete, input_items_of, latest_text
-from runstream.run.inbox import approval_command, approval_of, input_command
+from runstream.run.inbox import input_command
 from runstream.run.nested import pending_of
 from runstream.run.output_reader import OutputReader
 from runstream.run.readers import RunTask
-from runstream.run.resume import open_requests, waiting_message
 from runstream.run.standing import Standing
 from runstream.run.state import RunState
 from runstream.run.stream_events import EventReader, StreamEvent, StreamReader
@@ -406,45 +406,11 @@ class RunResultStreaming(RunResultBase):
         `call` is the request or its call id. The same answer again changes nothing. Raises UserError for a call that
         does not wait, and RunSealed once the run has ended.
         """
-        await self._answer(call, approved=True, always=always)
+        await answer(self._run, call, approved=True, always=always)
 
     async def reject(self, call: ToolApprovalItem | str, *, message: str | None = None, always: bool = False) -> None:
         """Let a call not be made; the model is told the message. Otherwise as `approve`."""
-        await self._answer(call, approved=False, always=always, message=message)
-
-    async def _answer(
-        self, call: ToolApprovalItem | str, *, approved: bool, always: bool, message: str | None = None
-    ) -> None:
-        run = self._run
-        if not isinstance(cast("object", call), str | ToolApprovalItem):
-            raise UserError(f"a call is named by its request or its call id, not by {call!r:.100}")
-        call_id = call if isinstance(call, str) else call.call_id
-        if run.ended:
-            if open_requests(run.fold) or run.interruptions:
-                raise UserError(
-                    "the run has ended, to be gone on with: answer in its state (result.to_state()), and give that to "
-                    "a runner"
-                )
-            raise RunSealed(run.run_id)
-        waiting = pending_of(run)
-        request = next((each for each in waiting if each is call or each.call_id == call_id), None)
-        given = [] if isinstance(run, FollowedRun) else run.inbox.answers
-        if request is None:
-            given = [*run.fold.approvals, *given]
-        earlier = next((answer for answer in reversed(given) if answer.call_id == call_id), None)
-        if earlier is not None:
-            if earlier.approved == approved:
-                return
-            was = "approved" if earlier.approved else "rejected"
-            raise UserError(waiting_message(f"the call {call_id!r} was {was} already", waiting))
-        if request is None:
-            raise UserError(waiting_message(f"no call {call_id!r} waits for approval", waiting))
-        name = request.name or ""
-        answer = approval_of(request.call_id or "", name, approved=approved, always=always, message=message)
-        if run.durable is not None:
-            await run.durable.send(approval_command(answer))
-        elif isinstance(run, ActiveRun):
-            run.inbox.add_answer(answer)
+        await answer(self._run, call, approved=False, always=always, message=message)
 
     async def send(self, input: str | list[TResponseInputItem]) -> None:
         """Say something more while the run goes on: the model sees it in its next turn. A run that would have ended

@@ -66,6 +66,8 @@ def create_app(
         from starlette.middleware import Middleware
     except ImportError as error:
         raise MissingExtra("the server", "server") from error
+    from runstream.server.ag_ui_routes import ag_ui_routes
+    from runstream.server.ai_sdk_routes import ai_sdk_routes
     from runstream.server.guard import Guard, not_served
     from runstream.server.page import page_routes
     from runstream.server.routes import routes_of
@@ -97,6 +99,8 @@ def create_app(
     app = Starlette(
         routes=[
             *routes_of(service),
+            *ag_ui_routes(service),
+            *ai_sdk_routes(service),
             *(page_routes(service) if page else ()),
         ],
         middleware=[Middleware(Guard, service=service)],

@@ -1,0 +1,77 @@
+"""AG-UI over HTTP: a run of the protocol is a request; one that resumes goes on with the run that has asked."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from runstream.errors import RunExists
+from runstream.server.access import User
+from runstream.server.answers import Refused
+from runstream.server.protocols.ag_ui import AgUi, RunAgentInput, answer_of, input_items, new_items
+from runstream.server.requests import decode_body
+from runstream.server.service import Service
+from runstream.server.starting import find_run, start_run
+from runstream.server.telling_runs import Answer, answer, conversation_key, follow, input_of, new_run_id
+
+__all__ = ["ag_ui_routes"]
+
+
+def ag_ui_routes(service: Service) -> list[Any]:
+    """The addresses of the protocol: one for the only agent, or one for each."""
+    handlers = _Handlers(service)
+    return [
+        Route("/ag-ui", handlers.run, methods=["POST"]),
+        Route("/ag-ui/{agent}", handlers.run, methods=["POST"]),
+    ]
+
+
+class _Handlers:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def run(self, request: Request) -> Any:
+        service = self._service
+        user = cast("User", request.scope["runstream.user"])
+        given: RunAgentInput = decode_body(await request.body(), RunAgentInput)
+        if given.resume:
+            return await self._resume(user, given)
+        key = conversation_key("agui", user, given.threadId)
+        run_id = new_run_id(key, given.runId)
+        session = given.threadId if service.keeps_sessions else None
+        try:
+            if session is not None:
+                items = new_items(given.messages)
+            else:
+                items = input_items(given.messages, any_items=service.trusts_input)
+            await start_run(
+                service,
+                user,
+                agent=request.path_params.get("agent"),
+                given=input_of(service, items),
+                session=session,
+                run_id=run_id,
+                is_checked=True,
+            )
+        except ValueError as error:
+            raise Refused(422, "invalid_message", str(error)) from error
+        except RunExists:
+            # The same run again: a client that has lost its connection.
+            record = await find_run(service, user, "read", run_id)
+            telling = AgUi(run_id, given, live_from=record.last_seq, is_known=True)
+            return follow(service, telling, after=record.first_seq - 1)
+        return follow(service, AgUi(run_id, given), is_new=True)
+
+    async def _resume(self, user: User, given: RunAgentInput) -> Any:
+        answers: list[Answer] = []
+        for each in given.resume:
+            try:
+                approved, always, message = answer_of(each)
+            except ValueError as error:
+                raise Refused(422, "invalid_resume", str(error)) from error
+            answers.append(Answer(each.interruptId, approved, always=always, message=message))
+        record, told_up_to, expected = await answer(self._service, user, answers)
+        telling = AgUi(record.run_id, given, told_up_to=told_up_to, live_from=record.last_seq, expected=expected)
+        return follow(self._service, telling, after=record.first_seq - 1)

@@ -1,0 +1,92 @@
+"""The AI SDK's chats over HTTP, as DefaultChatTransport asks: a new message, or answers; resume; stop."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from runstream.server.access import User
+from runstream.server.answers import Refused, json_bytes
+from runstream.server.protocols.ai_sdk import HEADERS, AiSdk, ChatRequest, answers_of, input_items, new_items
+from runstream.server.requests import decode_body
+from runstream.server.service import Service
+from runstream.server.starting import find_run, start_run
+from runstream.server.telling_runs import (
+    Answer,
+    answer,
+    conversation_key,
+    follow,
+    input_of,
+    live_runs,
+    new_run_id,
+    stop_runs,
+)
+
+__all__ = ["ai_sdk_routes"]
+
+
+def ai_sdk_routes(service: Service) -> list[Any]:
+    """The addresses of the protocol, where `useChat` looks for them by default."""
+    handlers = _Handlers(service)
+    return [
+        Route("/api/chat", handlers.send, methods=["POST"]),
+        Route("/api/chat/{chat_id}/stream", handlers.resume, methods=["GET"]),
+        Route("/api/chat/{chat_id}/stop", handlers.stop, methods=["POST"]),
+    ]
+
+
+def _user(request: Request) -> User:
+    return cast("User", request.scope["runstream.user"])
+
+
+class _Handlers:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def send(self, request: Request) -> Any:
+        service, user = self._service, _user(request)
+        chat: ChatRequest = decode_body(await request.body(), ChatRequest)
+        key = conversation_key("chat", user, chat.id)
+        given = answers_of(chat.messages)
+        if given:
+            answers = [Answer(id, approved, message=reason) for id, approved, reason in given]
+            record, told_up_to, expected = await answer(service, user, answers)
+            telling = AiSdk(record.run_id, told_up_to=told_up_to, live_from=record.last_seq, expected=expected)
+            return follow(service, telling, HEADERS, after=record.first_seq - 1)
+        session = chat.id if service.keeps_sessions else None
+        if session is None:
+            items = input_items(chat.messages, any_items=service.trusts_input)
+        elif chat.trigger == "regenerate-message":
+            raise Refused(
+                422, "cannot_regenerate", "this server keeps the conversation: what was answered stays. Ask again"
+            )
+        else:
+            items = new_items(chat.messages)
+        run_id = await start_run(
+            service,
+            user,
+            agent=chat.agent,
+            given=input_of(service, items),
+            session=session,
+            run_id=new_run_id(key),
+            is_checked=True,
+        )
+        return follow(service, AiSdk(run_id), HEADERS, is_new=True)
+
+    async def resume(self, request: Request) -> Any:
+        service, user = self._service, _user(request)
+        key = conversation_key("chat", user, request.path_params["chat_id"])
+        live = await live_runs(service, user, key)
+        if not live:
+            return Response(None, 204)
+        record = await find_run(service, user, "read", live[0].run_id)
+        telling = AiSdk(record.run_id, live_from=record.last_seq)
+        return follow(service, telling, HEADERS, after=record.first_seq - 1)
+
+    async def stop(self, request: Request) -> Any:
+        key = conversation_key("chat", _user(request), request.path_params["chat_id"])
+        stopped = await stop_runs(self._service, _user(request), key)
+        return Response(json_bytes({"stopped": stopped}), 202 if stopped else 200, media_type="application/json")

@@ -72,6 +72,7 @@ export type ToolState =
 export interface ToolEntry extends SaidBase {
   type: "tool";
   state: ToolState;
+  outcome: string | null;
   kind: string;
   call_id: string | null;
   name: string;
@@ -153,12 +154,29 @@ export interface Turn {
   usage: Record<string, number> | null;
 }
 
+/** A guardrail has decided. */
+export interface Checked {
+  seq: number;
+  at: number;
+  agent: string | null;
+  name: string;
+  about: string;
+  outcome: string;
+  tool_name: string | null;
+  call_id: string | null;
+  duration_s: number;
+  delay_s: number;
+  delay_max_s: number;
+  message: string | null;
+}
+
 export interface Strand {
   agent: string | null;
   agents: StartedAgent[];
   entries: Entry[];
   turns: Turn[];
   cut: boolean;
+  guardrails: Checked[];
 }
 
 export interface RunError {
@@ -213,6 +231,7 @@ export function newSaid(type: Said["type"], id: number, at: number | null, agent
         type,
         ...base,
         state: "arguments",
+        outcome: null,
         kind: "function_call",
         call_id: null,
         name: "",
@@ -247,5 +266,5 @@ export function newSaid(type: Said["type"], id: number, at: number | null, agent
 }
 
 export function newStrand(): Strand {
-  return { agent: null, agents: [], entries: [], turns: [], cut: false };
+  return { agent: null, agents: [], entries: [], turns: [], cut: false, guardrails: [] };
 }

@@ -114,6 +114,8 @@ export class RunView {
         return strand.discarded(event);
       case "input.added":
         return strand.input(event.data.items, event, true);
+      case "guardrail":
+        return strand.checked(event);
       case "tool.progress":
         return strand.reported(event);
       case "run.start":
@@ -205,7 +207,7 @@ export class RunView {
   // The stored form.
 
   toJSON(): Record<string, any> {
-    const { agent, agents, entries, turns, cut } = this.main;
+    const { agent, agents, entries, turns, cut, guardrails } = this.main;
     return {
       version: 1,
       run_id: this.runId,
@@ -226,6 +228,7 @@ export class RunView {
       entries,
       turns,
       cut,
+      guardrails,
       figures: this.figures,
     };
   }
@@ -245,8 +248,8 @@ export class RunView {
     if (view.endedAt !== null) view.endUsage = data.usage;
     view.book.pending = data.pending_approvals;
     view.strands = new Map();
-    const { agent, agents, entries, turns, cut } = data as Strand;
-    view.restore([], { agent, agents, entries, turns, cut }, []);
+    const { agent, agents, entries, turns, cut, guardrails } = data as Strand;
+    view.restore([], { agent, agents, entries, turns, cut, guardrails: guardrails ?? [] }, []);
     view.mainFold = view.strands.get("")!;
     return view;
   }

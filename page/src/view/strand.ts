@@ -3,6 +3,7 @@
 import {
   isSaid,
   newSaid,
+  type Checked,
   type Entry,
   type HandoffEntry,
   type RunEvent,
@@ -16,6 +17,13 @@ import { inputText, outputText, readText } from "./texts";
 const KEPT_REPORTS = 100;
 const UNFINISHED: ToolState[] = ["arguments", "waiting", "running"];
 // The library's own words to the model.
+const STATES: Record<string, ToolState> = {
+  failed: "failed",
+  timed_out: "failed",
+  rejected: "rejected",
+  cancelled: "cancelled",
+  unknown: "unknown",
+};
 const FAILURES = ["An error occurred while running the tool.", "An error occurred while parsing tool arguments."];
 const REJECTED = "Tool execution was not approved.";
 const CANCELLED = "cancelled: the run ended before this call had a result.";
@@ -165,7 +173,8 @@ export class StrandFold extends ResponseFold {
     }
     if (Array.isArray(output)) entry.content = output;
     if (entry.state === "waiting") this.noLongerPending(entry);
-    if (entry.state !== "rejected") entry.state = outcome(entry.output);
+    entry.outcome = readText(event.data.more, "outcome");
+    if (entry.state !== "rejected") entry.state = stateOf(entry.outcome, entry.output);
     return [0, ...this.changed(entry)];
   }
 
@@ -344,6 +353,15 @@ export class StrandFold extends ResponseFold {
     return changed.length ? this.changed(...changed) : [];
   }
 
+  /** A guardrail has decided. */
+  checked(event: RunEvent): number[] {
+    const { name, about, outcome, tool_name, call_id, duration_s, delay_s, delay_max_s, message } = event.data;
+    const { seq, at, agent } = event;
+    const told = { name, about, outcome, tool_name, call_id, duration_s, delay_s, delay_max_s, message };
+    this.shown.guardrails.push({ seq, at, agent, ...told } as Checked);
+    return [0, ...this.parents];
+  }
+
   /** Of what an earlier run has said, nobody knows when. */
   forgetTimes(): void {
     for (const entry of this.shown.entries) {
@@ -364,7 +382,9 @@ function isAnswered(entry: Call): boolean {
   return ![...UNFINISHED, "rejected"].includes(entry.state) || entry.output !== null;
 }
 
-function outcome(output: string): ToolState {
+function stateOf(outcome: string | null, output: string): ToolState {
+  if (outcome !== null) return STATES[outcome] ?? "done";
+  // A log of an earlier version, or an output that is not ours: known by the library's own words.
   if (output === REJECTED) return "rejected";
   if (output === CANCELLED) return "cancelled";
   if (output === UNCERTAIN) return "unknown";

@@ -196,8 +196,8 @@ class StrandFold(ResponseFold):
             entry.content = cast("list[Any]", output)
         if entry.state == "waiting" and entry.id in self.book.pending:
             self.book.pending.remove(entry.id)
+        entry.outcome = read_text(data.more, "outcome")
         if entry.state != "rejected":
-            entry.outcome = read_text(data.more, "outcome")
             entry.state = _state_of(entry.outcome, entry.output)
         return (0, *self.changed(entry))
 

@@ -91,7 +91,7 @@ async def _one(name: str, store: str, trial_name: str, options: argparse.Namespa
             await failovers(trial, options.outages, proxy, servers)
         else:
             await stops(trial, options.stops)
-        return await trial.finish(name, limit_s=5.0 if unfenced else 60.0)
+        return await trial.finish(name, limit_s=2.0 if unfenced else 60.0)
 
 
 def _servers(folder: Path, count: int) -> list[RedisServer]:

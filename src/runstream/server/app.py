@@ -69,6 +69,7 @@ def create_app(
     from runstream.server.ag_ui_routes import ag_ui_routes
     from runstream.server.ai_sdk_routes import ai_sdk_routes
     from runstream.server.guard import Guard, not_served
+    from runstream.server.openai_routes import openai_routes
     from runstream.server.page import page_routes
     from runstream.server.routes import routes_of
 
@@ -101,6 +102,7 @@ def create_app(
             *routes_of(service),
             *ag_ui_routes(service),
             *ai_sdk_routes(service),
+            *openai_routes(service),
             *(page_routes(service) if page else ()),
         ],
         middleware=[Middleware(Guard, service=service)],

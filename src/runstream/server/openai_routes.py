@@ -1,0 +1,436 @@
+"""The addresses of the OpenAI protocols: any program that has an OpenAI client uses the agents as if they were models.
+
+A response, and a completion, is a run. Unless it is one in the background, it is stopped when the client that asked for
+it goes away: as with the API, nobody would get it. Who only reads a response along stops nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from runstream.errors import RunNotFound, RunSealed
+from runstream.log.base import Command, RunRecord
+from runstream.run.inbox import approval_command, approval_of, input_command
+from runstream.run.runner import Runner
+from runstream.server.access import Action, User
+from runstream.server.answers import Refused, json_bytes
+from runstream.server.channel import Batch
+from runstream.server.guard import later
+from runstream.server.hub import Hub
+from runstream.server.protocols.chat_completions import ChatEncoding, chat_request
+from runstream.server.protocols.openai_requests import OpenAIRefused, error_body
+from runstream.server.protocols.response_fold import response_id
+from runstream.server.protocols.responses import (
+    ResponsesEncoding,
+    ResponsesRequest,
+    encode_json,
+    input_items,
+    responses_request,
+    run_and_part,
+)
+from runstream.server.reader import Reader, batches_of
+from runstream.server.requests import checked_input
+from runstream.server.service import Service
+from runstream.server.starting import check_right, find_run, open_reader, start_run
+from runstream.server.streaming import EventStream
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from runstream.log.cursor import Cursor
+
+__all__ = ["openai_routes"]
+
+# What is decoded and folded at once holds up everybody else.
+_PAGE_BYTES = 65_536
+_CANCELLING_S = 5.0
+# The official clients send a request again that failed: a run may have had its effects already.
+_NOT_AGAIN = {"x-should-retry": "false"}
+
+_Encoding = ResponsesEncoding | ChatEncoding
+
+
+def openai_routes(service: Service) -> list[Any]:
+    """The addresses below /v1, whose errors have the API's shape."""
+    service.error_shapes["/v1/"] = error_body
+    responses, others = _Responses(service), _Others(service)
+    return [
+        Route("/v1/responses", responses.create, methods=["POST"]),
+        Route("/v1/responses/{response_id}", responses.retrieve, methods=["GET"]),
+        Route("/v1/responses/{response_id}", responses.delete, methods=["DELETE"]),
+        Route("/v1/responses/{response_id}/cancel", responses.cancel, methods=["POST"]),
+        Route("/v1/responses/{response_id}/input_items", responses.list_input, methods=["GET"]),
+        Route("/v1/chat/completions", others.create_completion, methods=["POST"]),
+        Route("/v1/models", others.list_models, methods=["GET"]),
+        Route("/v1/models/{model:path}", others.model, methods=["GET"]),
+    ]
+
+
+def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, 200, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
+
+
+def _user(request: Request) -> User:
+    """Who asks, as the guard has found out."""
+    return cast("User", request.scope["runstream.user"])
+
+
+def _headers(run_id: str) -> dict[str, str]:
+    return {"Runstream-Run-Id": run_id}
+
+
+def _check_model(service: Service, name: str) -> None:
+    if name not in service.agent_names:
+        raise OpenAIRefused(
+            f"The model {name!r:.80} does not exist: there are {', '.join(service.agent_names)}.",
+            param="model",
+            code="model_not_found",
+            status=404,
+        )
+
+
+class _Responses:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def create(self, request: Request) -> Any:
+        service, user = self._service, _user(request)
+        asked = responses_request(await request.body(), trusted=service.trusts_input)
+        _check_model(service, asked.model)
+        if asked.conversation is not None and not service.keeps_sessions:
+            raise OpenAIRefused("This server keeps no conversations.", param="conversation")
+        checked_input(asked.given or "", service.limits.input_chars, any_items=True)
+        if asked.approvals:
+            run_id, part = await self._answer(user, asked)
+        else:
+            run_id, part = await self._start(user, asked), 1
+        encoding = ResponsesEncoding(run_id, part=part, about=asked.about, silent=not asked.is_streamed)
+        reader = open_reader(service, run_id, 0, is_new=part == 1)
+        if asked.in_background:
+            if asked.is_streamed:
+                return later(_stream(service, reader, encoding))
+            try:
+                await _read(service.hub, reader, encoding, until_begun=part)
+            finally:
+                reader.close()
+            return _json(encode_json(encoding.response()), _headers(run_id))
+        answer = _stream(service, reader, encoding) if asked.is_streamed else _Whole(service, reader, encoding)
+        return later(_ForItsClient(service, reader, answer, is_kept=asked.is_stored))
+
+    async def _start(self, user: User, asked: ResponsesRequest) -> str:
+        if not asked.given:
+            raise OpenAIRefused("'input' holds nothing for the agent.", param="input")
+        given = asked.given
+        if asked.previous is not None:
+            given = [*await self._history(user, asked.previous), *given]
+        return await start_run(
+            self._service, user, agent=asked.model, given=given, session=asked.conversation, is_checked=True
+        )
+
+    async def _history(self, user: User, previous: str) -> list[Any]:
+        """All that was said up to the end of that response."""
+        record, part = await self._find(user, "read", previous, "previous_response_id")
+        fold = (await self._folded(record, None)).fold
+        if not record.ended:
+            what = "waits for approvals: answer them" if fold.is_waiting else "has not ended"
+            raise OpenAIRefused(f"The response {previous} {what}.", param="previous_response_id")
+        self._check_latest(record, part, fold.part)
+        attached = await Runner.attach(record.run_id, store=self._service.carrier.store, after=record.first_seq - 1)
+        return list(attached.to_input_list())
+
+    def _check_latest(self, record: RunRecord, part: int, latest: int) -> None:
+        if part != latest:
+            raise OpenAIRefused(
+                f"That response went on as {response_id(record.run_id, latest)}: go on from there.",
+                param="previous_response_id",
+            )
+
+    async def _answer(self, user: User, asked: ResponsesRequest) -> tuple[str, int]:
+        """Answer what the former response has asked for; the run, and which of its responses comes of it."""
+        if asked.previous is None:
+            raise OpenAIRefused("An approval needs the response that it is for.", param="previous_response_id")
+        record, part = await self._find(user, "approve", asked.previous, "previous_response_id")
+        fold = (await self._folded(record, None)).fold
+        pending = fold.pending
+        if not pending or record.ended:
+            raise OpenAIRefused(f"The response {asked.previous} waits for no approval.", param="previous_response_id")
+        # Some of the requests may have been answered elsewhere: then the next response has begun.
+        self._check_latest(record, part, fold.part if fold.is_waiting else fold.part - 1)
+        answers = {answer.request_id: answer for answer in asked.approvals}
+        if answers.keys() != pending.keys():
+            raise OpenAIRefused(f"Answer these requests, all of them: {', '.join(pending)}.", param="input")
+        commands: list[Command] = []
+        if asked.given:
+            if not await self._service.gate.allows(user, "input", record.run_id, record.owner):
+                raise OpenAIRefused("This is not allowed.", code="forbidden", status=403)
+            commands.append(input_command(asked.given))
+        for request_id, call in pending.items():
+            answer = answers[request_id]
+            message = answer.reason if not answer.approve else None
+            commands.append(
+                approval_command(approval_of(call.call_id, call.name, approved=answer.approve, message=message))
+            )
+        carrier = self._service.carrier
+        try:
+            for command in commands:
+                await carrier.store.send(record.run_id, command)
+        except RunSealed:
+            raise OpenAIRefused("The run has ended meanwhile.", param="previous_response_id") from None
+        await carrier.host.bring(record.run_id)
+        return record.run_id, part + 1
+
+    # Of a response that is there.
+
+    async def _find(self, user: User, action: Action, given: str, param: str | None = None) -> tuple[RunRecord, int]:
+        found = run_and_part(given)
+        try:
+            if found is None:
+                raise RunNotFound(given, self._service.carrier.store.url)
+            return await find_run(self._service, user, action, found[0]), found[1]
+        except RunNotFound:
+            raise OpenAIRefused(
+                f"There is no response {given!r:.80}.", param=param, code="not_found", status=404
+            ) from None
+
+    async def _asked(self, request: Request, action: Action) -> tuple[RunRecord, int]:
+        return await self._find(_user(request), action, request.path_params["response_id"])
+
+    async def _folded(self, record: RunRecord, part: int | None) -> ResponsesEncoding:
+        """The response as the store has it. Raises Refused for one that is not there."""
+        if record.first_seq > 1:
+            raise OpenAIRefused("The first events of this response are no longer kept.", code="expired", status=404)
+        encoding = ResponsesEncoding(record.run_id, part=part, silent=True)
+        fold, after = encoding.fold, 0
+        while not encoding.ended:
+            page = await self._service.carrier.store.read(record.run_id, after, max_bytes=_PAGE_BYTES)
+            if not page.segments:
+                break
+            for batch in batches_of(page.segments, record.run_id, after):
+                encoding.encode(batch)
+                after = batch.last_seq
+        if not fold.begun:
+            fold.model, fold.created_at, fold.status = record.agent, record.created_at, "queued"
+        if part is not None and fold.part != part:
+            raise OpenAIRefused("There is no such response.", code="not_found", status=404)
+        return encoding
+
+    async def retrieve(self, request: Request) -> Any:
+        record, part = await self._asked(request, "read")
+        query = request.query_params
+        if query.get("stream", "false").lower() != "true":
+            return _json(encode_json((await self._folded(record, part)).response()), _headers(record.run_id))
+        after = query.get("starting_after", "-1")
+        if after != "-1" and (not after.isdecimal() or len(after) > 9):
+            raise OpenAIRefused("'starting_after' must be the number of an event.", param="starting_after")
+        if part > 1 or record.first_seq > 1:
+            await self._folded(record, part)
+        encoding = ResponsesEncoding(record.run_id, part=part, after=int(after))
+        return later(_stream(self._service, open_reader(self._service, record.run_id, 0), encoding))
+
+    async def cancel(self, request: Request) -> Response:
+        record, part = await self._asked(request, "cancel")
+        service = self._service
+        if record.ended:
+            return _json(encode_json((await self._folded(record, part)).response()), _headers(record.run_id))
+        encoding = ResponsesEncoding(record.run_id, part=part, silent=True)
+        reader = open_reader(service, record.run_id, 0)
+        reading = asyncio.create_task(_read(service.hub, reader, encoding))
+        late = asyncio.create_task(service.carrier.clock.sleep(_CANCELLING_S))
+        try:
+            await _cancel(service, record.run_id)
+            await asyncio.wait((reading, late), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reading.cancel()
+            late.cancel()
+            await asyncio.gather(reading, late, return_exceptions=True)
+            reader.close()
+        return _json(encode_json(encoding.response()), _headers(record.run_id))
+
+    async def delete(self, request: Request) -> Response:
+        record, _ = await self._asked(request, "delete")
+        await _delete(self._service, record.run_id)
+        given = request.path_params["response_id"]
+        return _json(json_bytes({"id": given, "object": "response", "deleted": True}))
+
+    async def list_input(self, request: Request) -> Response:
+        record, part = await self._asked(request, "read")
+        query = request.query_params
+        limit, order, after = query.get("limit", "20"), query.get("order", "desc"), query.get("after")
+        if not limit.isdecimal() or not 0 < int(limit[:9]) <= 100:
+            raise OpenAIRefused("'limit' must be a number from 1 to 100.", param="limit")
+        if order not in ("asc", "desc"):
+            raise OpenAIRefused("'order' must be 'asc' or 'desc'.", param="order")
+        items: list[dict[str, Any]] = []
+        page = await self._service.carrier.store.read(record.run_id, 0, max_bytes=1)
+        if page.segments and part == 1:
+            items = input_items(record.run_id, batches_of(page.segments, record.run_id, 0)[0].events[0])
+        if order == "desc":
+            items.reverse()
+        if after is not None:
+            ids = [item["id"] for item in items]
+            if after not in ids:
+                raise OpenAIRefused("'after' must be the id of an item of this list.", param="after")
+            items = items[ids.index(after) + 1 :]
+        shown = items[: int(limit)]
+        first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
+        more = len(items) > len(shown)
+        return _json(
+            encode_json({"object": "list", "data": shown, "first_id": first, "last_id": last, "has_more": more})
+        )
+
+
+class _Others:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._made_at = int(service.carrier.clock.now())
+
+    async def create_completion(self, request: Request) -> Any:
+        service, user = self._service, _user(request)
+        asked = chat_request(await request.body(), trusted=service.trusts_input)
+        _check_model(service, asked.model)
+        checked_input(asked.given, service.limits.input_chars, any_items=True)
+        run_id = await start_run(service, user, agent=asked.model, given=asked.given, is_checked=True)
+        reader = open_reader(service, run_id, 0, is_new=True)
+        encoding = ChatEncoding(run_id, has_usage=asked.has_usage, silent=not asked.is_streamed)
+        answer = _stream(service, reader, encoding) if asked.is_streamed else _Whole(service, reader, encoding)
+        return later(_ForItsClient(service, reader, answer))
+
+    async def list_models(self, request: Request) -> Response:
+        await check_right(self._service, _user(request), "list")
+        data = [self._shown(name) for name in self._service.agent_names]
+        return _json(json_bytes({"object": "list", "data": data}))
+
+    async def model(self, request: Request) -> Response:
+        await check_right(self._service, _user(request), "list")
+        name = request.path_params["model"]
+        _check_model(self._service, name)
+        return _json(json_bytes(self._shown(name)))
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._made_at, "owned_by": "runstream"}
+
+
+class _UntilItsEnd:
+    """The encoding of a stream that ends with the response, though the run may go on."""
+
+    def __init__(self, encoding: _Encoding, reader: Reader) -> None:
+        self._encoding = encoding
+        self._reader = reader
+        self.opening = encoding.opening
+        self.heartbeat = encoding.heartbeat
+
+    def encode(self, batch: Batch) -> bytes:
+        body = self._encoding.encode(batch)
+        if self._encoding.ended:
+            self._reader.ended = True
+        return body
+
+    def resync(self, reason: str, given: str, after: Cursor) -> bytes:
+        return self._encoding.resync(reason, given, after)
+
+    def failure(self, code: str) -> bytes:
+        return self._encoding.failure(code)
+
+    def closing(self) -> bytes:
+        return self._encoding.closing()
+
+
+def _stream(service: Service, reader: Reader, encoding: _Encoding) -> EventStream:
+    return EventStream(
+        service.hub, reader, _headers(reader.run_id), encoding=cast("Any", _UntilItsEnd(encoding, reader))
+    )
+
+
+async def _read(hub: Hub, reader: Reader, encoding: _Encoding, *, until_begun: int | None = None) -> None:
+    """Take events in until the response has ended, or that part of the run has begun; or the server stops."""
+    fold = encoding.fold
+    while not encoding.ended and not reader.ended and not hub.closing:
+        if until_begun is not None and fold.begun and fold.part >= until_begun:
+            return
+        for batch in await reader.next():
+            encoding.encode(batch)
+
+
+class _Whole:
+    """The answer to a request that is not streamed, as an ASGI application: sent once the response has ended."""
+
+    def __init__(self, service: Service, reader: Reader, encoding: _Encoding) -> None:
+        self._service = service
+        self._reader = reader
+        self._encoding = encoding
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reading = asyncio.create_task(_read(self._service.hub, self._reader, self._encoding))
+        watching = asyncio.create_task(_wait_gone(receive))
+        try:
+            await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                self._reader.dropped = True
+                return
+            reading.result()
+        finally:
+            reading.cancel()
+            watching.cancel()
+            await asyncio.gather(reading, watching, return_exceptions=True)
+            self._reader.close()
+        await _json(self._body(), _headers(self._reader.run_id))(scope, receive, send)
+
+    def _body(self) -> bytes:
+        encoding = self._encoding
+        if not encoding.ended:
+            raise Refused(503, "stopping", "the server is about to stop; the run goes on elsewhere", _NOT_AGAIN)
+        if isinstance(encoding, ResponsesEncoding):
+            return encode_json(encoding.response())
+        failed = encoding.failed
+        if failed is not None:
+            failed.headers = _NOT_AGAIN
+            raise failed
+        return encode_json(encoding.completion())
+
+
+class _ForItsClient:
+    """An answer to whoever began the run: if they go away it is stopped, for nobody else waits for it."""
+
+    def __init__(self, service: Service, reader: Reader, answer: EventStream | _Whole, *, is_kept: bool = True) -> None:
+        self._service = service
+        self._reader = reader
+        self._answer = answer
+        self._is_kept = is_kept
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Where the server stops, the run is handed on: that comes as a cancellation, and ends here.
+        await self._answer(scope, receive, send)
+        if not self._is_kept:
+            await _delete(self._service, self._reader.run_id)
+        elif self._reader.dropped:
+            await _cancel(self._service, self._reader.run_id)
+
+
+async def _wait_gone(receive: Receive) -> None:
+    """Return once the client has gone away."""
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+async def _cancel(service: Service, run_id: str) -> None:
+    carrier = service.carrier
+    try:
+        await carrier.store.send(run_id, Command("cancel", {"mode": "immediate"}))
+    except (RunSealed, RunNotFound):
+        return  # it has ended meanwhile
+    await carrier.host.bring(run_id)
+
+
+async def _delete(service: Service, run_id: str) -> None:
+    carrier = service.carrier
+    await carrier.store.delete(run_id)
+    hosted = carrier.host.run_of(run_id)
+    if hosted is not None:
+        hosted.lose(RunNotFound(run_id, carrier.store.url))

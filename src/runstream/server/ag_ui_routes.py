@@ -41,11 +41,13 @@ class _Handlers:
         key = conversation_key("agui", user, given.threadId)
         run_id = new_run_id(key, given.runId)
         session = given.threadId if service.keeps_sessions else None
+        # Of a client that asks for the same run again, what it has of that run's answer is none of its input.
+        before = [message for message in given.messages if not str(message.get("id")).startswith(f"{run_id}-")]
         try:
             if session is not None:
-                items = new_items(given.messages)
+                items = new_items(before)
             else:
-                items = input_items(given.messages, any_items=service.trusts_input)
+                items = input_items(before, any_items=service.trusts_input)
             await start_run(
                 service,
                 user,

@@ -18,7 +18,7 @@ import msgspec
 from runstream.events.event import Event, RunEnd
 from runstream.server.protocols.native import redacted
 from runstream.server.protocols.telling import HEARTBEAT, Call, Said, Telling, frame, pause_id
-from runstream.view.entries import DiscardedEntry, InputEntry, MessageEntry, ToolEntry
+from runstream.view.entries import DiscardedEntry, HandoffEntry, InputEntry, MessageEntry, ToolEntry
 
 __all__ = ["PROTOCOL_VERSION", "AgUi", "Resume", "RunAgentInput", "answer_of", "input_items", "new_items"]
 
@@ -320,6 +320,8 @@ def _output(told: Call) -> str:
     entry = told.entry
     if entry.output is not None:
         return entry.output
+    if isinstance(entry, HandoffEntry) and entry.target is not None:
+        return msgspec.json.encode({"agent": entry.target}).decode()
     return "" if entry.state == "done" else f"({entry.state})"
 
 

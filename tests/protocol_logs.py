@@ -1,0 +1,97 @@
+"""Logs of runs with all that the protocols of front ends have to tell, for their encoders and official clients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runstream import Agent, RunConfig, RunContextWrapper, Runner, function_tool
+from runstream.events.event import Event
+from runstream.server.channel import Batch
+from runstream.testing import FakeClock, Fault, HandoffTo, Reasoning, Refusal, ScriptedModel, ToolCall, Turn
+from view_events import support_run
+
+__all__ = ["HOSTILE", "PAUSE_SEQ", "frames_of", "logs", "retold"]
+
+HOSTILE = 'a\n\ndata: {"type":"RUN_ERROR"}\r\n\r\u2028\u2029\x00\x85\ufeff"\\ \U0001f600 \ud800 event: x\n'
+PAUSE_SEQ = 40
+"""Where `support_run` waits for a person, and for nothing else."""
+
+
+@function_tool
+async def look_up(context: RunContextWrapper[Any], order: int) -> str:
+    """Look an order up."""
+    context.emit({"percent": 50})
+    return f"order {order}: {HOSTILE}"
+
+
+@function_tool(needs_approval=True)
+def refund(order: int) -> str:
+    """Pay back."""
+    return f"refunded {order}"
+
+
+@function_tool
+def fail() -> str:
+    """Fail."""
+    raise ValueError("no")
+
+
+async def _events(agent: Agent[Any], *, cancel_after: int | None = None, max_turns: int = 10) -> list[Event]:
+    run = Runner.run_streamed(
+        agent, "hi", max_turns=max_turns, run_config=RunConfig(clock=FakeClock(), on_broken_stream="restart")
+    )
+    found: list[Event] = []
+    async for event in run.events():
+        found.append(event)
+        if len(found) == cancel_after:
+            run.cancel()
+    return found
+
+
+def _agent(*turns: Any, **fields: Any) -> Agent[Any]:
+    return Agent(name="Desk", model=ScriptedModel(list(turns)), **fields)
+
+
+async def logs() -> dict[str, list[Event]]:
+    """Each with a name; all but `support` end as their runs did."""
+    boss = Agent(name="Boss", model=ScriptedModel(["I am the boss."]))
+    expert = Agent(
+        name="Expert", model=ScriptedModel([Turn((Reasoning("Hm."), ToolCall("fail"))), "It was lost."]), tools=[fail]
+    )
+    ask = expert.as_tool("ask_expert", "Ask.")
+    both = Turn(("Let me ask.", ToolCall("ask_expert", {"input": "a"}), ToolCall("look_up", {"order": 7})))
+    broken = Turn(("one two three four",), fault=Fault("reset", after=2))
+    return {
+        "support": support_run(),
+        "text": await _events(_agent("Hello there.")),
+        "hostile": await _events(_agent([Reasoning(HOSTILE), HOSTILE, Refusal(HOSTILE)])),
+        "nested": await _events(_agent(both, "Done.", tools=[ask, look_up])),
+        "handoff": await _events(_agent(["Wait.", HandoffTo(boss)], handoffs=[boss])),
+        "arguments": await _events(_agent(ToolCall("look_up", '{"order": "x'), "Done.", tools=[look_up])),
+        "same id": await _events(
+            _agent(*[ToolCall("look_up", {"order": n}, call_id="c") for n in (1, 2)], "Done.", tools=[look_up])
+        ),
+        "retried": await _events(_agent(broken, "Whole.")),
+        "failed": await _events(_agent(broken, broken, broken, broken, broken, broken)),
+        "too long": await _events(_agent(*[ToolCall("look_up", {"order": 1})] * 3, tools=[look_up]), max_turns=2),
+        "cancelled": await _events(_agent(["one two three four", ToolCall("fail")], tools=[fail]), cancel_after=8),
+        "interrupted": await _events(_agent(["May I?", ToolCall("refund", {"order": 7})], tools=[refund])),
+    }
+
+
+def frames_of(telling: Any, events: list[Event], *, each: bool = False) -> bytes:
+    """What a stream sends of them: batched as one, or each event by itself."""
+    body = telling.opening
+    for batch in [[event] for event in events] if each else [events]:
+        body += telling.encode(Batch(batch, 1))
+    return body + telling.closing()
+
+
+def retold(make: Any, events: list[Event]) -> list[bytes]:
+    """The responses of `support_run`: up to its pause, and from there on; of other logs there is one. `make` gets
+    `told_up_to`, `live_from` and `expected`."""
+    if len(events) > PAUSE_SEQ and events[-1].data.status == "failed" and events[0].run_id == "run_1":
+        first = make(told_up_to=0, live_from=0, expected=())
+        second = make(told_up_to=PAUSE_SEQ, live_from=PAUSE_SEQ, expected={"c3"})
+        return [frames_of(first, events), frames_of(second, events)]
+    return [frames_of(make(told_up_to=0, live_from=0, expected=()), events)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from benchmarks import claims, environments, measure, report, smooth, stores
+from benchmarks import claims, environments, measure, report, serve, smooth, stores
 from benchmarks.loads import CORE, LOADS, PEERS
 
 
@@ -114,6 +114,32 @@ def stores_command(kinds: tuple[str, ...], repetitions: int, page: Path | None) 
     click.echo(text)
     if page is not None:
         page.write_text(report.put_section(page.read_text(), text, stores.BEGIN, stores.END))
+
+
+@main.command(name="serve")
+@click.option("--deltas", type=click.IntRange(min=50), default=200, show_default=True, help="Of each stream.")
+@click.option("--repetitions", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--most", type=click.IntRange(min=25), default=400, show_default=True, help="Streams at once.")
+@click.option(
+    "--write",
+    "page",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"Put the tables into this page, between {serve.BEGIN} and {serve.END}.",
+)
+def serve_command(deltas: int, repetitions: int, most: int, page: Path | None) -> None:
+    """Measure the server beside a gateway of FastAPI, sse-starlette and openai-agents, and a bare one of aiohttp."""
+    try:
+        for subject in serve.SUBJECTS:
+            environments.ensure(subject, _say)
+        figures = serve.measured(_say, deltas=deltas, repetitions=repetitions, most=most)
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from None
+    versions = {subject: environments.versions_of(subject) for subject in serve.SUBJECTS}
+    line = report.conditions(versions, quick=False, repetitions=repetitions)
+    text = f"{line}\n\n{serve.tables(figures)}\n"
+    click.echo(text)
+    if page is not None:
+        page.write_text(report.put_section(page.read_text(), text, serve.BEGIN, serve.END))
 
 
 @main.command(name="smooth")

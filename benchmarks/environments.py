@@ -30,6 +30,9 @@ _SHOWN = (
     "pydantic",
     "msgspec",
     "redis",
+    "uvicorn",
+    "fastapi",
+    "sse-starlette",
     "pydantic-ai-slim",
     "langgraph",
     "langchain",
@@ -61,7 +64,7 @@ def ensure(subject: str, report: Callable[[str], None]) -> None:
     report(f"setting up .venvs/{subject} ...")
     if not python_of(subject).exists():
         venv.create(ROOT / ".venvs" / subject, with_pip=True)
-    what = [f"{ROOT}[redis]"] if subject == "runstream" else ["-r", str(_REQUIREMENTS / f"{subject}.txt")]
+    what = [f"{ROOT}[redis,server]"] if subject == "runstream" else ["-r", str(_REQUIREMENTS / f"{subject}.txt")]
     _pip(subject, "install", "--quiet", "--disable-pip-version-check", *what)
     if subject == "runstream":  # the version does not change with every change of the sources
         _pip(subject, "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps", *what)

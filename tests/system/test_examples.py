@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -192,23 +194,40 @@ def test_every_example_is_held_to_its_output_and_in_the_readme() -> None:
     assert sorted(linked) == sorted(names)
 
 
-@pytest.mark.parametrize("name", LINES)
-def test_without_a_key_it_runs_against_the_endpoint_and_says_so(name: str, tmp_path: Path) -> None:
+def test_without_a_key_they_run_against_the_endpoint_and_say_so(tmp_path: Path) -> None:
     """Plain Python, no settings: one line tells that no LLM answers, then comes what the example is to show."""
-    shown = run(str(EXAMPLES / name), TMPDIR=str(tmp_path))
-    assert shown.splitlines()[0] == TOLD
-    assert shown.count(TOLD) == 1
-    assert_lines(shown, LINES[name])
+
+    def check(name: str) -> None:
+        shown = run(str(EXAMPLES / name), TMPDIR=str(tmp_path))
+        assert shown.splitlines()[0] == TOLD
+        assert shown.count(TOLD) == 1
+        assert_lines(shown, LINES[name])
+
+    side_by_side(check, LINES)
 
 
-@pytest.mark.parametrize("name", OF_THE_SDK)
-def test_it_is_a_program_of_the_sdk_as_well(name: str, tmp_path: Path) -> None:
-    """With `from agents import` it runs under `runstream run`, as the README says, and prints the same."""
-    script, replaced = re.subn("(?m)^from runstream import", "from agents import", (EXAMPLES / name).read_text())
-    assert replaced == 1
-    (tmp_path / name).write_text(script)
+def test_they_are_programs_of_the_sdk_as_well(tmp_path: Path) -> None:
+    """With `from agents import` they run under `runstream run`, as the README says, and print the same."""
     shutil.copy(EXAMPLES / "_service.py", tmp_path)
-    assert_lines(run("-m", "runstream.cli", "run", str(tmp_path / name)), [TOLD, *LINES[name]])
+
+    def check(name: str) -> None:
+        script, replaced = re.subn("(?m)^from runstream import", "from agents import", (EXAMPLES / name).read_text())
+        assert replaced == 1
+        (tmp_path / name).write_text(script)
+        assert_lines(run("-m", "runstream.cli", "run", str(tmp_path / name)), [TOLD, *LINES[name]])
+
+    side_by_side(check, OF_THE_SDK)
+
+
+def side_by_side(check: Callable[[str], None], names: Iterable[str]) -> None:
+    """Check them at once: the processes mostly wait for what streams."""
+    with ThreadPoolExecutor(4) as threads:
+        for name, checked in {name: threads.submit(check, name) for name in names}.items():
+            try:
+                checked.result()
+            except AssertionError as error:
+                error.add_note(f"that was {name}")
+                raise
 
 
 def test_with_a_key_it_talks_to_the_real_service() -> None:

@@ -90,7 +90,7 @@ def _wait_for_threads() -> None:
     """Tools that block a thread cannot be stopped: the program ends after them, or at Ctrl-C."""
     main = threading.main_thread()
     blocked = [thread for thread in threading.enumerate() if thread is not main and not thread.daemon]
-    if not blocked:
+    if not blocked or threading.current_thread() is not main:
         return
     try:
         for thread in blocked:
@@ -168,7 +168,10 @@ async def _local(
         title = "the demo's support desk"
         if provider is None and model is None and not os.environ.get("OPENAI_API_KEY"):
             provider, model, title, stays = await _scripted(stack), "scripted", _SCRIPTED, False
-    config = RunConfig(on_approval="wait", store=store and open_store(store))
+    kept = open_store(store) if store else None
+    if kept is not None:
+        stack.push_async_callback(kept.aclose)
+    config = RunConfig(on_approval="wait", store=kept)
     if model is not None:
         config.model = model
     if provider is not None:

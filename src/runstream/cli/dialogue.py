@@ -9,6 +9,7 @@ most every 50 ms; whatever goes wrong with an answer is told, and the next quest
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
@@ -103,7 +104,11 @@ class Dialogue:
         """Ask and answer until the person leaves; returns the exit status. Raises HardQuit."""
         await self._greet()
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        try:
+            # Between two prompts Ctrl-C is no key but a signal.
+            loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        except (NotImplementedError, RuntimeError, ValueError):
+            pass  # Windows, and threads other than the first
         try:
             while True:
                 text = await self._session.prompt_async(self._prompt, handle_sigint=False)
@@ -112,7 +117,8 @@ class Dialogue:
             await self._leave()
             return 0
         finally:
-            loop.remove_signal_handler(signal.SIGINT)
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(signal.SIGINT)
             for task in [*self._chores, *([self._task] if self._task else [])]:
                 task.cancel()
 

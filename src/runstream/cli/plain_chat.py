@@ -58,8 +58,8 @@ class PlainChat:
 
         try:
             loop.add_signal_handler(signal.SIGINT, interrupt)
-        except NotImplementedError:
-            pass  # Windows: Ctrl-C ends the program
+        except (NotImplementedError, RuntimeError, ValueError):
+            pass  # Windows, and threads other than the first: Ctrl-C ends the program
         click.echo(visible(self._conversation.title), err=True)
         status = 0
         try:

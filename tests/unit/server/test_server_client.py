@@ -99,7 +99,7 @@ async def test_a_run_from_its_beginning_to_its_end(tmp_path: Path) -> None:
         assert not await client.cancel(other)
         assert [run["run_id"] for run in await client.runs(limit=2)] == [other, run_id]
         with pytest.raises(RequestRefused, match="there is no such run") as refused:
-            await client.run("nobody/../x")
+            await client.run("nobody")
         assert (refused.value.status, refused.value.reason, refused.value.retryable) == (404, "run_not_found", False)
         with pytest.raises(RequestRefused, match="say which agent: Desk, Other"):
             await client.begin("x")

@@ -92,10 +92,14 @@ def test_processors_are_not_called_and_the_program_is_told(caplog: pytest.LogCap
     ]
 
 
-def test_switching_tracing_off_does_nothing() -> None:
-    """What programs call to keep the SDK from tracing is accepted."""
-    tracing.set_tracing_disabled(True)
-    tracing.set_tracing_export_api_key("key")
+def test_switching_tracing_off_does_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """What programs call to keep the SDK from tracing is accepted without a word, and traces can still be written."""
+    with caplog.at_level(logging.DEBUG, "runstream"):
+        tracing.set_tracing_disabled(True)
+        tracing.set_tracing_export_api_key("key")
+    assert caplog.records == []
+    with trace("workflow") as entered:
+        assert entered is not None
 
 
 def test_a_processor_must_be_whole() -> None:

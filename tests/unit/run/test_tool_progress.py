@@ -148,8 +148,15 @@ async def test_reports_of_a_thread_that_is_left_alone() -> None:
 
 
 async def test_without_a_run_reports_go_nowhere() -> None:
-    """A context that was made by hand takes reports, so that tools can be tested by themselves."""
-    ToolContext(None, tool_name="x", tool_call_id="c", tool_arguments="{}").emit("nobody hears")
+    """A context that was made by hand takes reports, so that tools can be tested by themselves; inside a run, too."""
+
+    @function_tool
+    async def work(ctx: ToolContext[Any]) -> str:
+        ToolContext(None, tool_name="x", tool_call_id=ctx.tool_call_id, tool_arguments="{}").emit("nobody hears")
+        ctx.emit("heard")
+        return "ok"
+
+    assert _reports(await _events(_agent(work))) == ["heard"]
 
 
 async def test_an_async_generator_is_a_tool() -> None:

@@ -28,7 +28,7 @@ def check_known(value: Any, place: str = "") -> None:
     """No object has a field that its type does not."""
     if isinstance(value, BaseModel):
         assert not value.model_extra, f"{place} {type(value).__name__} has {sorted(value.model_extra or ())}"
-        for name in value.model_fields_set:
+        for name in type(value).model_fields:
             check_known(getattr(value, name), f"{place}.{name}")
     elif isinstance(value, list):
         for index, each in enumerate(value):

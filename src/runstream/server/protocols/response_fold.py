@@ -11,7 +11,6 @@ item that is begun is ended; what an attempt had said that was discarded ends as
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from runstream.agent.raw_item import read_field, read_text
@@ -28,14 +27,12 @@ from runstream.events.event import (
 )
 from runstream.server.protocols import native
 from runstream.server.protocols.response_calls import OpenCall, OpenCalls, arguments_of, is_call, name_of
-from runstream.server.protocols.response_item import PART_OF_DELTA, PART_OF_EVENT, Item, Part, parts_of
+from runstream.server.protocols.response_item import PART_OF_DELTA, PART_OF_EVENT, Item, parts_of
+from runstream.server.protocols.response_output import Emit, ResponseOutput, without_id
 from runstream.server.protocols.response_usage import UsageSum
 from runstream.view.texts import output_text
 
 __all__ = ["ResponseFold", "call_approval_id", "response_id"]
-
-Emit = Callable[[str, dict[str, Any]], None]
-"""Takes a stream event: its type, and its fields with `sequence_number`. They may change afterwards: encode at once."""
 
 _TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.failed"))
 _ARGUMENT_DELTAS: Final = frozenset(("response.function_call_arguments.delta", "response.custom_tool_call_input.delta"))
@@ -71,12 +68,9 @@ class ResponseFold:
 
     def __init__(self, run_id: str, emit: Emit | None = None, *, part: int | None = 1, splits: bool = True) -> None:
         self._run_id = run_id
-        self._short = run_id.removeprefix("run_")
-        self._emit = emit
+        self._out = ResponseOutput(run_id, emit, part)
         self._wanted = part
         self._splits = splits
-        self.part = 1
-        """Which of the run's responses the newest event belongs to."""
         self.begun = False
         """Whether that has begun."""
         self.ended = False
@@ -84,8 +78,6 @@ class ResponseFold:
         """Whether the run waits for nothing but approvals."""
         self.run_status: str | None = None
         """How the run has ended."""
-        self.number = 0
-        """The number of the next stream event."""
         self.status = "in_progress"
         self.error: dict[str, Any] | None = None
         self.incomplete_reason: str | None = None
@@ -93,12 +85,10 @@ class ResponseFold:
         self.created_at = 0.0
         self.completed_at: float | None = None
         self.usage = UsageSum()
-        self._items: list[Item] = []
         self._by_index: dict[int, Item] = {}
         self._unclaimed: list[Item] = []
         self._calls = OpenCalls()
         self._agent = ""
-        self._seq = 0
         self._turn_index = 0
         self._cut_reason: str | None = None
 
@@ -108,9 +98,19 @@ class ResponseFold:
         return {call_approval_id(self._run_id, call.asked_seq): call for call in self._calls.pending()}
 
     @property
+    def part(self) -> int:
+        """Which of the run's responses the newest event belongs to."""
+        return self._out.part
+
+    @property
+    def number(self) -> int:
+        """The number of the next stream event."""
+        return self._out.number
+
+    @property
     def output(self) -> list[dict[str, Any]]:
         """The items that count and are over."""
-        return [item.fields for item in self._items if not item.is_open and not item.is_void]
+        return [item.fields for item in self._out.items if not item.is_open and not item.is_void]
 
     @property
     def id(self) -> str:
@@ -123,7 +123,7 @@ class ResponseFold:
         if self.ended or self.run_status is not None:
             return
         kind, is_own = event.kind, not event.path
-        self._seq = event.seq
+        self._out.seq = event.seq
         if is_own and event.agent is not None:
             self._agent = event.agent
         if not self.begun:
@@ -162,8 +162,8 @@ class ResponseFold:
     def _next_part(self, event: Event) -> None:
         """A run that waited goes on: that is the next response."""
         self.is_waiting = False
-        self.part += 1
-        self.number, self._items, self.completed_at = 0, [], None
+        self._out.begin_part()
+        self.completed_at = None
         self._by_index, self._unclaimed, self._turn_index = {}, [], 0
         self.usage.begin_part()
         self._begin(event)
@@ -191,7 +191,7 @@ class ResponseFold:
                 status = "completed"  # its message says so, in the API's own way
             elif error.code == "output_guardrail_tripwire":
                 status, self.incomplete_reason = "incomplete", "content_filter"
-                for item in self._items[self._turn_index :]:
+                for item in self._out.items[self._turn_index :]:
                     item.is_void |= item.fields["type"] == "message"
             elif error.code == "model_stream_failed" and self._cut_reason is not None:
                 status, self.incomplete_reason = "incomplete", self._cut_reason
@@ -210,13 +210,13 @@ class ResponseFold:
 
     def _ends_unfinished(self) -> bool:
         """Whether the last thing said broke off, and the run took it for its answer."""
-        said = [item for item in self._items if item.fields["type"] == "message" and not item.is_void]
+        said = [item for item in self._out.items if item.fields["type"] == "message" and not item.is_void]
         return bool(said) and said[-1].fields["status"] == "incomplete"
 
     def _end(self, at: float, status: str) -> None:
-        for item in self._items:
+        for item in self._out.items:
             if item.is_open:
-                self._break_off(item, is_void=item.call_id is not None and status == "completed")
+                self._out.break_off(item, is_void=item.call_id is not None and status == "completed")
         self.status, self.completed_at = status, at
         # The API has no event of its own for a response that was cancelled.
         self._lifecycle(f"response.{'incomplete' if status == 'cancelled' else status}")
@@ -224,8 +224,8 @@ class ResponseFold:
             self.ended = True
 
     def _lifecycle(self, kind: str) -> None:
-        if self.part == self._wanted and self._emit is not None:
-            self._send(kind, response=self.response())
+        if self._out.is_told:
+            self._out.send(kind, response=self.response())
 
     def response(self) -> dict[str, Any]:
         """The response as it stands."""
@@ -269,10 +269,10 @@ class ResponseFold:
                 data.output_index, "message" if part_kind in ("output_text", "refusal") else "reasoning"
             )
             name = "summary_index" if part_kind == "summary_text" else "content_index"
-            self._grow(item, self._part(item, part_kind, getattr(data, name, None) or 0), data.delta)
+            self._out.grow(item, self._out.part_of(item, part_kind, getattr(data, name, None) or 0), data.delta)
         elif kind in _ARGUMENT_DELTAS:
             item = self._item_at(data.output_index, "mcp_call")
-            self._grow_arguments(item, data.delta)
+            self._out.grow_arguments(item, data.delta)
         elif kind == "response.output_item.added":
             self._open(data.item, data.output_index, event)
         elif kind == "response.output_item.done":
@@ -281,7 +281,7 @@ class ResponseFold:
                 self._complete(item, data.item, event)
         elif kind == "response.created":
             self._by_index, self._unclaimed = {}, []
-            self._turn_index, self._cut_reason = len(self._items), None
+            self._turn_index, self._cut_reason = len(self._out.items), None
         elif kind in _TERMINAL:
             self.usage.add(data.response)
             if kind == "response.incomplete":
@@ -303,9 +303,9 @@ class ResponseFold:
     def _open(self, raw: Any, output_index: int | None, event: Event) -> Item | None:
         kind = read_text(raw, "type") or ""
         if kind in _RELAYED:
-            item = self._append({**_shown_item(event), "type": kind}, _RELAYED[kind])
+            item = self._out.append({**_shown_item(event), "type": kind}, _RELAYED[kind])
             item.is_relayed = True
-            self._send("response.output_item.added", output_index=item.index, item=item.fields)
+            self._out.send("response.output_item.added", output_index=item.index, item=item.fields)
         elif kind in ("message", "reasoning") or is_call(kind):
             return self._add(raw, output_index)
         else:
@@ -319,75 +319,21 @@ class ResponseFold:
         """Begin a message, reasoning or a call that the model makes."""
         kind = read_text(raw, "type")
         if kind == "message":
-            item = self._append({"type": kind, "status": "in_progress", "role": "assistant", "content": []}, "msg")
+            item = self._out.append({"type": kind, "status": "in_progress", "role": "assistant", "content": []}, "msg")
             phase = read_text(raw, "phase")
             if phase is not None:
                 item.fields["phase"] = phase
         elif kind == "reasoning":
-            item = self._append({"type": kind, "status": "in_progress", "summary": []}, "rs")
+            item = self._out.append({"type": kind, "status": "in_progress", "summary": []}, "rs")
         else:
-            item = self._append_call(self._agent, name_of(raw), read_text(raw, "call_id"))
-        self._send("response.output_item.added", output_index=item.index, item=item.fields)
+            item = self._out.append_call(self._agent, name_of(raw), read_text(raw, "call_id"))
+        self._out.send("response.output_item.added", output_index=item.index, item=item.fields)
         if item.fields["type"] == "mcp_call":
-            self._send("response.mcp_call.in_progress", output_index=item.index, item_id=item.id)
+            self._out.send("response.mcp_call.in_progress", output_index=item.index, item_id=item.id)
         if output_index is not None:
             self._by_index[output_index] = item
             self._unclaimed.append(item)
         return item
-
-    def _append(self, fields: dict[str, Any], prefix: str) -> Item:
-        index = len(self._items)
-        number = f"{index}" if self.part == 1 else f"{self.part}_{index}"
-        item = Item({"id": f"{prefix}_{self._short}_{number}", **_without_id(fields)}, index, self._seq)
-        self._items.append(item)
-        return item
-
-    def _append_call(self, agent: str, name: str, call_id: str | None) -> Item:
-        fields = {
-            "type": "mcp_call",
-            "status": "in_progress",
-            "server_label": agent,
-            "name": name,
-            "arguments": "",
-            "approval_request_id": None,
-            "output": None,
-            "error": None,
-        }
-        item = self._append(fields, "mcp")
-        item.call_id = call_id or ""
-        return item
-
-    def _part(self, item: Item, kind: str, index: int) -> Part:
-        part = item.parts.get((kind, index))
-        if part is None:
-            part = item.add_part(kind, index)
-            if item.is_open:
-                self._send(f"{part.form.part_event}.added", **item.place(part), part=part.shown())
-        return part
-
-    def _grow(self, item: Item, part: Part, delta: str) -> None:
-        if not part.is_open:
-            return
-        part.pieces.append(delta)
-        if part.kind == "output_text":
-            self._send("response.output_text.delta", **item.place(part), delta=delta, logprobs=[])
-        else:
-            self._send(f"{part.form.event}.delta", **item.place(part), delta=delta)
-
-    def _end_part(self, item: Item, part: Part, text: str | None = None) -> None:
-        if not part.is_open:
-            return
-        shown = part.text
-        if text is not None and text != shown:
-            if text.startswith(shown):
-                self._grow(item, part, text[len(shown) :])
-            part.pieces = [text]
-        part.is_open = False
-        done: dict[str, Any] = {part.form.text_name: part.text}
-        if part.kind == "output_text":
-            done["logprobs"] = []
-        self._send(f"{part.form.event}.done", **item.place(part), **done)
-        self._send(f"{part.form.part_event}.done", **item.place(part), part=part.shown())
 
     def _part_event(self, kind: str, data: Any) -> None:
         """A part begins or ends: where the model says so. Otherwise its first delta and the end of its item do."""
@@ -399,26 +345,10 @@ class ResponseFold:
         if part_kind not in ("output_text", "refusal", "summary_text", "reasoning_text"):
             return
         name = "summary_index" if part_kind == "summary_text" else "content_index"
-        part = self._part(item, part_kind, getattr(data, name, None) or 0)
+        part = self._out.part_of(item, part_kind, getattr(data, name, None) or 0)
         if kind.endswith("part.done"):
             part.annotate(read_field(raw, "annotations"))
-            self._end_part(item, part, read_field(raw, part.form.text_name))
-
-    def _grow_arguments(self, item: Item, delta: str) -> None:
-        if item.is_open and not item.has_arguments and delta:
-            item.arguments.append(delta)
-            self._send("response.mcp_call_arguments.delta", output_index=item.index, item_id=item.id, delta=delta)
-
-    def _end_arguments(self, item: Item, arguments: str) -> None:
-        if item.has_arguments or not item.is_open:
-            return
-        grown = "".join(item.arguments)
-        if arguments.startswith(grown):
-            self._grow_arguments(item, arguments[len(grown) :])
-        item.has_arguments = True
-        item.fields["arguments"] = arguments
-        place = {"output_index": item.index, "item_id": item.id}
-        self._send("response.mcp_call_arguments.done", **place, arguments=arguments)
+            self._out.end_part(item, part, read_field(raw, part.form.text_name))
 
     def _complete(self, item: Item, raw: Any, event: Event) -> None:
         """The item is as the model wanted it. A call goes on until it has its output."""
@@ -427,43 +357,18 @@ class ResponseFold:
         if item.call_id is not None:
             item.call_id = read_text(raw, "call_id") or item.call_id
             item.fields["name"] = name_of(raw) or item.fields["name"]
-            self._end_arguments(item, arguments_of(raw))
+            self._out.end_arguments(item, arguments_of(raw))
             return
         if item.is_relayed:
-            item.fields = {"id": item.id, **_without_id(_shown_item(event))}
-            self._done(item)
+            item.fields = {"id": item.id, **without_id(_shown_item(event))}
+            self._out.done(item)
             return
         for kind, index, text, citations in parts_of(raw):
-            part = self._part(item, kind, index)
+            part = self._out.part_of(item, kind, index)
             part.annotate(citations)
-            self._end_part(item, part, text)
+            self._out.end_part(item, part, text)
         status = read_text(raw, "status")
-        self._close_said(item, status if status in ("completed", "incomplete") else "completed")
-
-    def _close_said(self, item: Item, status: str) -> None:
-        for part in item.parts.values():
-            self._end_part(item, part)
-        item.fields["status"] = status
-        item.take_parts()
-        self._done(item)
-
-    def _done(self, item: Item) -> None:
-        item.is_open = False
-        self._send("response.output_item.done", output_index=item.index, item=item.fields)
-
-    def _break_off(self, item: Item, *, is_void: bool) -> None:
-        """The item will not be completed."""
-        item.is_void |= is_void
-        if item.is_relayed:
-            item.fields["status"] = "failed"
-            self._done(item)
-        elif item.call_id is not None:
-            if not item.has_arguments:
-                item.fields["arguments"] = "".join(item.arguments)
-            item.fields["status"] = "incomplete"
-            self._done(item)
-        else:
-            self._close_said(item, "incomplete")
+        self._out.close_said(item, status if status in ("completed", "incomplete") else "completed")
 
     def _other(self, kind: str, data: Any, event: Event) -> None:
         """Events of tools that the provider runs, and citations, in the model's own words."""
@@ -471,15 +376,15 @@ class ResponseFold:
         if item is None or not item.is_open:
             return
         if kind == "response.output_text.annotation.added":
-            part = self._part(item, "output_text", data.content_index or 0)
+            part = self._out.part_of(item, "output_text", data.content_index or 0)
             annotation = native.shown(event).get("annotation")
             part.annotations.append(annotation)
             index = len(part.annotations) - 1
-            self._send(kind, **item.place(part), annotation=annotation, annotation_index=index)
+            self._out.send(kind, **item.place(part), annotation=annotation, annotation_index=index)
         elif item.is_relayed:
             fields = native.shown(event)
             fields = {name: value for name, value in fields.items() if name not in ("type", "sequence_number")}
-            self._send(kind, **{**fields, "output_index": item.index, "item_id": item.id})
+            self._out.send(kind, **{**fields, "output_index": item.index, "item_id": item.id})
 
     # What the run makes of it.
 
@@ -525,20 +430,20 @@ class ResponseFold:
         if outcome != "done" or call.is_rejected:
             item.fields["status"] = "failed"
             item.fields["error"] = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": text}]}
-            self._send("response.mcp_call.failed", **place)
+            self._out.send("response.mcp_call.failed", **place)
         else:
             item.fields["status"], item.fields["output"] = "completed", text
-            self._send("response.mcp_call.completed", **place)
-        self._done(item)
+            self._out.send("response.mcp_call.completed", **place)
+        self._out.done(item)
 
     def _open_known(self, call: OpenCall) -> Item:
         """Begin an item for a call whose arguments are known."""
-        item = call.item = self._append_call(call.agent, call.name, call.call_id)
+        item = call.item = self._out.append_call(call.agent, call.name, call.call_id)
         if call.asked_seq:
             item.fields["approval_request_id"] = call_approval_id(self._run_id, call.asked_seq)
-        self._send("response.output_item.added", output_index=item.index, item=item.fields)
-        self._send("response.mcp_call.in_progress", output_index=item.index, item_id=item.id)
-        self._end_arguments(item, call.arguments)
+        self._out.send("response.output_item.added", output_index=item.index, item=item.fields)
+        self._out.send("response.mcp_call.in_progress", output_index=item.index, item_id=item.id)
+        self._out.end_arguments(item, call.arguments)
         return item
 
     def _asked(self, event: Event) -> None:
@@ -546,7 +451,7 @@ class ResponseFold:
         raw = event.data.raw
         call = self._calls.asked(event, name_of(raw), arguments_of(raw))
         if call.item is not None and call.item.is_open:
-            self._break_off(call.item, is_void=True)
+            self._out.break_off(call.item, is_void=True)
         call.item = None
         self._ask(call)
 
@@ -557,10 +462,10 @@ class ResponseFold:
             "name": call.name,
             "arguments": call.arguments,
         }
-        item = self._append(request, "mcpr")
+        item = self._out.append(request, "mcpr")
         item.fields["id"] = call_approval_id(self._run_id, call.asked_seq)
-        self._send("response.output_item.added", output_index=item.index, item=item.fields)
-        self._done(item)
+        self._out.send("response.output_item.added", output_index=item.index, item=item.fields)
+        self._out.done(item)
 
     def _resolved(self, event: Event) -> None:
         answer: ApprovalResolved = event.data
@@ -570,26 +475,16 @@ class ResponseFold:
 
     def _discard(self, from_seq: int) -> None:
         """What was said from that seq on was never said. What is told cannot be taken back: it ends as incomplete."""
-        for item in self._items:
+        for item in self._out.items:
             if item.seq >= from_seq:
                 item.is_void = True
                 if item.is_open:
-                    self._break_off(item, is_void=True)
+                    self._out.break_off(item, is_void=True)
         self._by_index = {index: item for index, item in self._by_index.items() if not item.is_void}
         self._unclaimed = [item for item in self._unclaimed if not item.is_void]
-
-    def _send(self, kind: str, **fields: Any) -> None:
-        number = self.number
-        self.number += 1
-        if self.part == self._wanted and self._emit is not None:
-            self._emit(kind, {"type": kind, **fields, "sequence_number": number})
 
 
 def _shown_item(event: Event) -> dict[str, Any]:
     """The item of an event, as readers may see it."""
     fields = native.shown(event)
     return dict(fields.get("item") or fields.get("raw") or {})
-
-
-def _without_id(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name != "id"}

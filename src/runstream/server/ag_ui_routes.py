@@ -10,13 +10,14 @@ from starlette.routing import Route
 from runstream.errors import RunExists
 from runstream.server.access import User
 from runstream.server.answers import Refused
+from runstream.server.openapi import errors
 from runstream.server.protocols.ag_ui import AgUi, RunAgentInput, answer_of, input_items, new_items
 from runstream.server.requests import decode_body
 from runstream.server.service import Service
 from runstream.server.starting import find_run, start_run
 from runstream.server.telling_runs import Answer, answer, conversation_key, follow, input_of, new_run_id
 
-__all__ = ["ag_ui_routes"]
+__all__ = ["ag_ui_routes", "openapi_paths"]
 
 
 def ag_ui_routes(service: Service) -> list[Any]:
@@ -44,10 +45,7 @@ class _Handlers:
         # Of a client that asks for the same run again, what it has of that run's answer is none of its input.
         before = [message for message in given.messages if not str(message.get("id")).startswith(f"{run_id}-")]
         try:
-            if session is not None:
-                items = new_items(before)
-            else:
-                items = input_items(before, any_items=service.trusts_input)
+            items = new_items(before) if session is not None else input_items(before, any_items=service.trusts_input)
             await start_run(
                 service,
                 user,
@@ -77,3 +75,39 @@ class _Handlers:
         record, told_up_to, expected = await answer(self._service, user, answers)
         telling = AgUi(record.run_id, given, told_up_to=told_up_to, live_from=record.last_seq, expected=expected)
         return follow(self._service, telling, after=record.first_seq - 1)
+
+
+def openapi_paths() -> dict[str, Any]:
+    """The addresses, for the server's description."""
+    message = {"type": "object", "properties": {"id": {"type": "string"}, "role": {"type": "string"}}}
+    resume = {
+        "type": "object",
+        "properties": {
+            "interruptId": {"type": "string"},
+            "status": {"enum": ["resolved", "cancelled"]},
+            "payload": {},
+        },
+        "required": ["interruptId", "status"],
+    }
+    body = {
+        "type": "object",
+        "properties": {
+            "threadId": {"type": "string"},
+            "runId": {"type": "string"},
+            "messages": {"type": "array", "items": message},
+            "resume": {"type": "array", "items": resume},
+        },
+        "required": ["threadId", "runId"],
+    }
+    stream = {
+        "description": "Server-sent events of AG-UI 1.0. Ends with RUN_FINISHED or RUN_ERROR.",
+        "headers": {"Runstream-Run-Id": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+    asking = {
+        "summary": "A run of AG-UI",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {"200": stream, **errors(404, 409, 413, 415, 422, 429)},
+    }
+    agent = {"name": "agent", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {"/ag-ui": {"post": asking}, "/ag-ui/{agent}": {"post": {**asking, "parameters": [agent]}}}

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from runstream.server.access import User
 from runstream.server.answers import Refused, json_bytes
+from runstream.server.openapi import errors, json_reply
 from runstream.server.protocols.ai_sdk import HEADERS, AiSdk, ChatRequest, answers_of, input_items, new_items
 from runstream.server.requests import decode_body
 from runstream.server.service import Service
@@ -25,7 +26,7 @@ from runstream.server.telling_runs import (
     stop_runs,
 )
 
-__all__ = ["ai_sdk_routes"]
+__all__ = ["ai_sdk_routes", "openapi_paths"]
 
 
 def ai_sdk_routes(service: Service) -> list[Any]:
@@ -90,3 +91,53 @@ class _Handlers:
         key = conversation_key("chat", _user(request), request.path_params["chat_id"])
         stopped = await stop_runs(self._service, _user(request), key)
         return Response(json_bytes({"stopped": stopped}), 202 if stopped else 200, media_type="application/json")
+
+
+def openapi_paths() -> dict[str, Any]:
+    """The addresses, for the server's description."""
+    body = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "messages": {"type": "array", "items": {"type": "object"}},
+            "trigger": {"type": "string"},
+            "agent": {"type": ["string", "null"]},
+        },
+        "required": ["id"],
+    }
+    stream = {
+        "description": "A UI message stream of the AI SDK. Ends with `finish` or `abort`, and `[DONE]`.",
+        "headers": {name: {"schema": {"type": "string"}} for name in ("Runstream-Run-Id", *HEADERS)},
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+    stopped = {"type": "object", "properties": {"stopped": {"type": "array", "items": {"type": "string"}}}}
+    chat_id = {"name": "chat_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    any_body: dict[str, Any] = {"content": {"application/json": {"schema": {}}}}
+    return {
+        "/api/chat": {
+            "post": {
+                "summary": "A message of a chat, or answers about calls that wait",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+                "responses": {"200": stream, **errors(404, 409, 413, 415, 422, 429)},
+            }
+        },
+        "/api/chat/{chat_id}/stream": {
+            "get": {
+                "summary": "The answer that is under way in a chat, from its beginning",
+                "parameters": [chat_id],
+                "responses": {"200": stream, "204": {"description": "There is none"}, **errors(404, 422, 429)},
+            }
+        },
+        "/api/chat/{chat_id}/stop": {
+            "post": {
+                "summary": "Stop what is under way in a chat",
+                "parameters": [chat_id],
+                "requestBody": any_body,
+                "responses": {
+                    "202": json_reply("Being stopped", stopped),
+                    "200": json_reply("There was nothing to stop", stopped),
+                    **errors(404, 413, 415, 422),
+                },
+            }
+        },
+    }

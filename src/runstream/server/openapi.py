@@ -1,15 +1,17 @@
 """The OpenAPI description of a server. Written by hand: a promise, which tests keep.
 
-Here are the addresses of the server's own protocol. Those of other protocols are told by their own modules: where the
-module of a route's endpoint has a function `openapi_paths()`, what it returns (path -> path item) is added. Path items
-may use `ERROR_REPLY`, `EVENT_STREAM` and `json_reply`; schemas of their own stand in them.
+Here are the addresses of the server's own protocol; those of the others are in `openapi_protocols`. Where the module of
+a route's endpoint has a function `openapi_paths()`, what it returns (path -> path item) is added, too.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from runstream.server.openapi_protocols import protocol_paths
 
 __all__ = ["ERROR_REPLY", "EVENT_STREAM", "describe", "errors", "json_reply"]
 
@@ -32,8 +34,10 @@ def describe(agents: Sequence[str], root: str, *, needs_token: bool, routes: Ite
 
 
 def _paths_of_protocols(routes: Iterable[Any]) -> dict[str, Any]:
+    routes = list(routes)
+    served = {re.sub(r":\w+}", "}", getattr(route, "path", "")) for route in routes}
     modules = dict.fromkeys(getattr(getattr(route, "endpoint", None), "__module__", None) for route in routes)
-    paths: dict[str, Any] = {}
+    paths: dict[str, Any] = {path: item for path, item in protocol_paths().items() if path in served}
     for name in modules:
         tells: Any = getattr(sys.modules.get(name or ""), "openapi_paths", None)
         if tells is not None:
@@ -84,7 +88,7 @@ def _body(name: str) -> dict[str, Any]:
 
 
 def _asking(summary: str, body: str) -> dict[str, Any]:
-    replies = {"202": json_reply("Accepted", _ref("Accepted")), **errors(404, 409, 413, 415, 422)}
+    replies = {"202": json_reply("Accepted", _ref("Accepted")), **errors(404, 408, 409, 413, 415, 422)}
     if body == "Cancel":
         replies["200"] = json_reply("It has ended already", _ref("Accepted"))
     return {"summary": summary, "parameters": [_RUN_ID], "requestBody": _body(body), "responses": replies}
@@ -100,7 +104,7 @@ def _paths() -> dict[str, Any]:
                 "responses": {
                     "200": EVENT_STREAM,
                     "201": json_reply("It has begun", _ref("Begun")),
-                    **errors(413, 415, 422, 429),
+                    **errors(408, 413, 415, 422, 429),
                 },
             },
             "get": {

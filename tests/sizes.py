@@ -11,7 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # What is over, and why it is better so.
-REASONS: dict[str, str] = {}
+REASONS: dict[str, str] = {
+    "src/runstream/log/writer.py": "its two halves call each other; apart they would need a protocol between them",
+}
 CORE_BUDGET = 12_000
 
 

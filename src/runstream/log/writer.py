@@ -53,7 +53,6 @@ class RunWriter:
         "_end",
         "_end_status",
         "_failed_at",
-        "_limit_s",
         "_log",
         "_on_failure",
         "_waiters",
@@ -65,7 +64,9 @@ class RunWriter:
         "failure",
         "goes_on_undurable",
         "is_marked",
+        "limit_s",
         "run_id",
+        "waits_since",
         "watch",
     )
 
@@ -94,7 +95,7 @@ class RunWriter:
         self.watch: Callable[[Sequence[Event]], None] | None = None
         """Given the events as they go out, in order and once each, whether they are taken or not. Must not raise."""
         self._watched_seq = self.committed_seq
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._on_failure = on_failure
         self._append: Append | None = None
         self.is_marked = False
@@ -102,8 +103,17 @@ class RunWriter:
         self._end: Event | None = None
         self._end_status: StoredStatus | None = None
         self._failed_at: float | None = None
+        self.waits_since: float | None = None
+        """When the oldest of what is not in the store came here, by `StoreWriter.now`."""
         self._waiters: list[_Waiter] = []
         log.pending = []
+
+    @property
+    def due(self) -> float | None:
+        """When the limit is over for what waits, by `StoreWriter.now`; None where nothing waits, or nobody minds."""
+        if self.waits_since is None or self.failure is not None or not self.durable:
+            return None
+        return self.waits_since + self.limit_s
 
     @property
     def is_behind(self) -> bool:
@@ -152,17 +162,24 @@ class RunWriter:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append((seq, waiter, even_undurable))
         try:
-            async with self._clock.timeout(self._limit_s):
+            async with self._clock.timeout(self.limit_s):
                 await waiter
         except TimeoutError:
-            waited = StoreUnavailable(
-                f"the store {self._writer.store.url} has not taken the events of {self.run_id} within "
-                f"{self._limit_s:g} s (RunConfig.store_timeout_s)"
-            )
-            self.fail(waited)
+            self.fail(self._not_taken())
         finally:
             self._waiters = [entry for entry in self._waiters if entry[1] is not waiter]
         self._raise_failure()
+
+    def _not_taken(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"the store {self._writer.store.url} has not taken the events of {self.run_id} within "
+            f"{self.limit_s:g} s (RunConfig.store_timeout_s)"
+        )
+
+    def overdue(self, now: float) -> None:
+        """What waits has waited for as long as it may: the store may still be busy with the flush, or with another."""
+        self._failed_at = self.waits_since
+        self.not_answered(self._not_taken(), now)
 
     def _raise_failure(self) -> None:
         failure = self.failure
@@ -237,6 +254,9 @@ class RunWriter:
         """The store has answered the pending append."""
         append, self._append = self._append, None
         assert append is not None
+        self.waits_since = None
+        if self.is_marked:  # more has come meanwhile
+            self._writer.wait_on(self)
         if refusal is None:
             self._failed_at = None
             self.committed_seq = append.segment.last_seq
@@ -267,10 +287,10 @@ class RunWriter:
     def not_answered(self, error: StoreError, now: float) -> None:
         """The flush has failed; it will be repeated unless the run's limit is over."""
         if self._failed_at is None:
-            self._failed_at = now
+            self._failed_at = now if self.waits_since is None else self.waits_since
             _logger.warning("%s: %s; trying again", self.run_id, error)
         if self.goes_on_undurable:
-            if self.durable and now - self._failed_at >= self._limit_s:
+            if self.durable and now - self._failed_at >= self.limit_s:
                 self.durable = False
                 _logger.error("%s goes on without its store: %s", self.run_id, error)
             if self._log.pending is not None and len(self._log.pending) > _MAX_PENDING:
@@ -278,7 +298,7 @@ class RunWriter:
             for _, waiter, insists in self._waiters:
                 if not waiter.done() and not insists:
                     waiter.set_result(None)
-        elif not error.retryable or now - self._failed_at >= self._limit_s:
+        elif not error.retryable or now - self._failed_at >= self.limit_s:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
@@ -333,12 +353,17 @@ class StoreWriter:
         self._soon: asyncio.Handle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._flushed_at = 0.0
+        self._watcher: asyncio.TimerHandle | None = None
+        self.now: Callable[[], float] = self._loop.time if self._gathers else clock.now
+        """What limits are measured by: setting the wall clock changes nothing."""
 
     def mark(self, run: RunWriter, *, urgent: bool, full: bool) -> None:
         """The run has something to write: `urgent`, what may not wait; `full`, as much as a flush should take."""
         if not run.is_marked:
             run.is_marked = True
             self._waiting.append(run)
+            if run.waits_since is None:
+                self.wait_on(run)
         if full:
             self._urgent = True
             self._flushed_at = 0.0  # there is no company worth waiting for
@@ -353,6 +378,32 @@ class StoreWriter:
                     self._start_soon()
         elif self._timer is None and self._flushing is None:
             self._start_later()
+
+    def wait_on(self, run: RunWriter) -> None:
+        """From now on the run has something that waits."""
+        run.waits_since = self.now()
+        self._watch(run.waits_since + run.limit_s)
+
+    def _watch(self, due: float) -> None:
+        # One timer for all runs, which is seldom set: most flushes are answered long before it.
+        if not self._gathers:
+            return
+        if self._watcher is not None:
+            if self._watcher.when() <= due:
+                return
+            self._watcher.cancel()
+        self._watcher = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        self._watcher = None
+        now = self.now()
+        for run in (*self._in_hand, *self._waiting):
+            due = run.due
+            if due is not None:
+                if due <= now:
+                    run.overdue(now)
+                else:
+                    self._watch(due)
 
     def _start_later(self) -> None:
         if self._gathers:
@@ -393,7 +444,9 @@ class StoreWriter:
                 unwritable.__cause__ = error
                 run.fail(unwritable)
                 continue
-            if append is not None:
+            if append is None:
+                run.waits_since = None
+            else:
                 runs.append(run)
                 appends.append(append)
         if not appends:
@@ -433,7 +486,7 @@ class StoreWriter:
                     for run, append in zip(runs, appends, strict=True):
                         await self._write([run], [append])
                     return
-                now = self.clock.now()
+                now = self.now()
                 for run in runs:
                     run.not_answered(error, now)
             except Exception as error:
@@ -465,7 +518,7 @@ class StoreWriter:
             try:
                 last_seq = (await self.store.find(run.run_id)).last_seq
             except StoreError as error:
-                run.not_answered(error, self.clock.now())
+                run.not_answered(error, self.now())
                 return False
             except RunNotFound:
                 refusal = "gone"
@@ -476,10 +529,10 @@ class StoreWriter:
     async def aclose(self) -> None:
         """Stop; what was not flushed is not."""
         self._closed = True
-        for handle in (self._timer, self._soon):
+        for handle in (self._timer, self._soon, self._watcher):
             if handle is not None:
                 handle.cancel()
-        self._timer = self._soon = None
+        self._timer = self._soon = self._watcher = None
         self._waiting.clear()
         if self._flushing is not None:
             self._flushing.cancel()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runstream.clock import system_clock
 from runstream.errors import LeaseLost, RunNotFound, StoreError, StoreUnavailable
 from runstream.events.event import MODEL, RUN_END, RUN_START, Event, RunEnd, RunStart
 from runstream.events.segment import decode_segment
@@ -477,3 +478,37 @@ async def test_a_writer_that_is_closed_flushes_no_more():
     await scene.writer.aclose()
     assert len(scene.store.flushes) == 1
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "runstream store writer"]
+
+
+async def test_the_limit_holds_while_the_store_is_busy() -> None:
+    """A run whose oldest event has waited for its limit fails then, in the hanging flush or behind it; what others wait
+    for, what was answered and what came late has its own time."""
+    answer = asyncio.Event()
+
+    async def hang(store: Faulty, appends: Sequence[Append]) -> Sequence[Refusal | None]:
+        await answer.wait()
+        return await store.store.append(appends)
+
+    scene = Scene(hang)
+    scene.writer = StoreWriter(scene.store, system_clock)
+    patient, hasty = await scene.run("patient", limit_s=30.0), await scene.run("hasty", limit_s=0.06)
+    behind, bold = await scene.run("behind", limit_s=0.05), await scene.run("bold", limit_s=0.05, goes_on=True)
+    for run in (patient, hasty, bold):
+        write(run)
+        run.changed(urgent=True)
+    await scene.store.asked.wait()
+    write(behind)
+    behind.changed(urgent=False)
+    while len(scene.told) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    assert [run.failure is not None for run in (patient, hasty, behind, bold)] == [False, True, True, False]
+    assert all(isinstance(error, StoreUnavailable) for error in scene.told)
+    assert "hasty within 0.06 s" in str(hasty.failure)
+    assert (bold.durable, patient.durable) == (False, True)
+    write(patient)
+    patient.changed(urgent=False)
+    answer.set()
+    await patient.commit()
+    assert await scene.seqs("patient") == [1, 2]
+    assert (patient.due, bold.due) == (None, None)
+    await scene.writer.aclose()

@@ -30,7 +30,7 @@ from serving import Client, serving
 
 pytestmark = pytest.mark.system
 
-WORDS = " ".join(f"word{number}" for number in range(100))
+WORDS = " ".join(f"word{number}" for number in range(50))
 
 
 @function_tool

@@ -130,10 +130,10 @@ def message_input(item: Any, param: str, *, trusted: bool) -> dict[str, Any] | N
         raise OpenAIRefused("An input item must be an object.", param=param)
     fields = cast("dict[str, Any]", item)
     kind, role = fields.get("type") or "message", fields.get("role")
-    if kind in _LEFT_OUT:
+    if isinstance(kind, str) and kind in _LEFT_OUT:
         return None
     if kind != "message":
-        if trusted and kind != "item_reference":
+        if trusted and isinstance(kind, str) and kind != "item_reference":
             return fields
         raise OpenAIRefused(
             f"Input items of the type {kind!r:.60} are not a client's to write on this server.", param=param

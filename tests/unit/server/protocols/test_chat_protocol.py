@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +18,16 @@ from runstream.server.answers import Refused
 from runstream.server.channel import Batch
 from runstream.server.protocols.chat_completions import ChatEncoding, chat_request
 from runstream.server.protocols.openai_requests import error_body
+from runstream.server.protocols.responses import responses_request
 from runstream.testing import Message, Reasoning, Refusal, ScriptedModel, ToolCall, Turn
 from view_events import Log, message
+
+# The names that requests are made of, and values that stand for kinds of things.
+WORDS = [
+    *("model", "messages", "input", "role", "content", "type", "text", "image_url", "url", "file", "tool_calls"),
+    *("function", "stream", "stream_options", "conversation", "metadata", "instructions", "tools", "refusal", "format"),
+    *("approval_request_id", "approve", "reason", "previous_response_id", "background", "store", "id", "name"),
+]
 
 
 @function_tool
@@ -229,6 +238,41 @@ def test_what_is_no_request(body: bytes) -> None:
     with pytest.raises(Refused) as refused:
         chat_request(body, trusted=False)
     assert refused.value.code == "invalid_json"
+
+
+_PLAUSIBLE = (
+    "user",
+    "assistant",
+    "tool",
+    "system",
+    "message",
+    "input_text",
+    "image_url",
+    "file",
+    "mcp_approval_response",
+)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(_PLAUSIBLE),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=5),
+    max_leaves=10,
+)
+_ITEMS = st.lists(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("type", "role", "content", "tool_calls", "approve"), _VALUES)),
+    min_size=1,
+    max_size=2,
+)
+
+
+@given(_ITEMS, st.dictionaries(st.sampled_from(WORDS), _VALUES, max_size=2), st.booleans())
+def test_whatever_comes_is_taken_or_refused(items: list[Any], others: dict[str, Any], trusted: bool) -> None:
+    """No request makes an error of another kind."""
+    for read, name in ((chat_request, "messages"), (responses_request, "input")):
+        body = json.dumps({**others, "model": "Desk", name: items}).encode()
+        with contextlib.suppress(Refused):
+            assert isinstance(read(body, trusted=trusted).given, list)
+        body = json.dumps({"model": "Desk", name: items}).encode()
+        with contextlib.suppress(Refused):
+            assert isinstance(read(body, trusted=trusted).given, list)
 
 
 def test_a_server_that_trusts_its_clients() -> None:

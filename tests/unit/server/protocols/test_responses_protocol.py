@@ -385,6 +385,7 @@ def test_settings_have_no_effect_and_requests_are_repeated() -> None:
         ({"input": []}, "input"),
         ({"input": 3}, "input"),
         ({"input": ["x"]}, "input[0]"),
+        ({"input": [{"type": ["x"]}]}, "input[0]"),
         ({"input": [{"role": "developer", "content": "x"}]}, "input[0]"),
         ({"input": [{"role": "user", "content": [{"type": "x"}]}]}, "input[0].content[0]"),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input[0]"),

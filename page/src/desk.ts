@@ -161,6 +161,8 @@ export class Desk {
   toggleHistory(): void {
     this.showsHistory = !this.showsHistory;
     changed();
+    const place = this.showsHistory ? "#history .begin" : "#history-switch";
+    requestAnimationFrame(() => document.querySelector<HTMLElement>(place)?.focus());
   }
 
   toggleTimeline(): void {

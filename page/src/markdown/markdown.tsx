@@ -1,8 +1,7 @@
 // Markdown as elements of the page. No HTML is ever made of strings: what a model writes as HTML is shown as text.
 
 import type { ComponentChildren, VNode } from "preact";
-import { useRef } from "preact/hooks";
-import { changed } from "../frame";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { Copy } from "../ui/copy";
 import { stable } from "../ui/stable";
 import { Blocks, type Token } from "./blocks";
@@ -89,7 +88,7 @@ function Table({ token }: { token: any }): VNode {
   return (
     <div class="table" tabIndex={0} role="group" aria-label="Table">
       <table>
-        <thead>
+        <thead class={token.header.some((cell: any) => cell.text) ? undefined : "sr-only"}>
           <tr>
             {token.header.map((cell: any, index: number) => (
               <th key={index} class={side(index)} scope="col">
@@ -164,15 +163,15 @@ function Picture({ address, name }: { address: string; name: string }): VNode {
 
 type Highlight = typeof import("./highlight").highlighted;
 let highlight: Highlight | null = null;
-let loading = false;
+let loading: Promise<void> | null = null;
 
-function load(): void {
-  if (loading) return;
-  loading = true;
-  void import("./highlight").then((module) => {
-    highlight = module.highlighted;
-    changed();
-  });
+/** Without colours if the network does not give them; they are asked for again with the next code. */
+function load(): Promise<void> {
+  loading ??= import("./highlight").then(
+    (module) => void (highlight = module.highlighted),
+    () => void (loading = null),
+  );
+  return loading;
 }
 
 /** Of code that grows only the beginning is coloured anew, and only once it has grown by a quarter. */
@@ -196,6 +195,10 @@ export function Code({
   growing?: boolean;
 }): VNode {
   const kept = useRef<Coloured | null>(null);
+  const [, redraw] = useState(0);
+  useEffect(() => {
+    if (language && !highlight) void load().then(() => redraw(1));
+  }, [language]);
   return (
     <div class="code">
       <div class="code-head">
@@ -210,11 +213,7 @@ export function Code({
 }
 
 function colour(kept: { current: Coloured | null }, code: string, language: string, growing: boolean): ComponentChildren {
-  if (!language || code.length > LONGEST) return code;
-  if (!highlight) {
-    load();
-    return code;
-  }
+  if (!language || !highlight || code.length > LONGEST) return code;
   let old = kept.current;
   if (old && (old.language !== language || !code.startsWith(old.code))) old = null;
   const whole = growing ? code.slice(0, code.lastIndexOf("\n") + 1) : code;

@@ -31,6 +31,7 @@ export function App({ desk }: { desk: Desk }): VNode {
           <button
             type="button"
             class="quiet only-narrow"
+            id="history-switch"
             aria-label="Conversations"
             aria-expanded={desk.showsHistory}
             aria-controls="history"

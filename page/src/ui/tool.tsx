@@ -84,7 +84,7 @@ export function ToolCard({
       )}
       {!open && entry.output !== null && (
         <p class="tool-preview" aria-hidden="true">
-          {short(entry.output, 160)}
+          {short(entry.output.replace(/[*`]+/g, ""), 160)}
         </p>
       )}
     </section>

@@ -4,7 +4,8 @@ import type { VNode } from "preact";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Desk } from "../desk";
 import type { Run } from "../run";
-import { HEAD } from "../view";
+import { HEAD, type MessageEntry } from "../view";
+import { Copy } from "./copy";
 import { AgentName, Bubble, Strand_ } from "./entries";
 import { count, rate, seconds } from "./format";
 import { Icon } from "./icons";
@@ -140,7 +141,9 @@ function End({ run, desk, isLast }: ShownRunEnd): VNode {
   const { view } = run;
   const { figures } = view;
   const took = view.startedAt !== null && view.endedAt !== null ? view.endedAt - view.startedAt : null;
-  const said = view.main.entries.find((entry) => entry.type === "input");
+  const answer = view.main.entries.findLast((entry) => entry.type === "message" && !entry.void) as MessageEntry | undefined;
+  const text = answer?.parts.map((part) => part.text).join("\n\n");
+  const asked = view.main.entries.find((entry) => entry.type === "input");
   const facts = [
     seconds(took),
     figures.time_to_first_text_s !== null && `first text after ${seconds(figures.time_to_first_text_s)}`,
@@ -151,8 +154,9 @@ function End({ run, desk, isLast }: ShownRunEnd): VNode {
     <footer class={`end ${view.status}`}>
       {ENDS[view.status] && <strong>{ENDS[view.status]}</strong>}
       <span>{facts.join(" · ")}</span>
-      {isLast && (view.status === "failed" || view.status === "cancelled") && said && (
-        <button type="button" class="quiet" onClick={() => void desk.send(said.text)}>
+      {text && <Copy text={() => text} label="Copy the answer" />}
+      {isLast && (view.status === "failed" || view.status === "cancelled") && asked && (
+        <button type="button" class="quiet" onClick={() => void desk.send(asked.text)}>
           <Icon name="redo" /> Try again
         </button>
       )}

@@ -28,7 +28,7 @@ _YOUNG_OBJECTS = 20_000
 
 
 @click.command("serve")
-@click.argument("references", metavar="MODULE:AGENT...", nargs=-1, required=True)
+@click.argument("references", metavar="[MODULE:AGENT]...", nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0 picks a free one.")
 @click.option(
@@ -85,7 +85,11 @@ def command(
     max_runs: int,
     drain_s: float,
 ) -> None:
-    """Serve agents over HTTP. Runs go on whether anybody reads or not, and when the server is started again.
+    """Serve agents over HTTP, and a page to use them. Runs go on whether anybody reads or not, and when the server is
+    started again.
+
+    Without MODULE:AGENT a support desk is served to try the page with: by a scripted model, unless there is an
+    OPENAI_API_KEY.
 
     The first Ctrl-C or SIGTERM takes no more runs and lets those that go on end, or hands them on when the time of
     --drain is up; the second one hands them on at once.
@@ -96,7 +100,7 @@ def command(
         )
     if root_path and not root_path.startswith("/"):
         raise click.UsageError(f"--root-path is a path as /agents, not {root_path!r}")
-    agents = load_agents(references)
+    agents = load_agents(references) if references else [_desk()]
     from runstream.errors import AgentsException, MissingExtra
     from runstream.server import Limits, create_app
     from runstream.server.app import service_of
@@ -118,6 +122,16 @@ def command(
     except AgentsException as error:
         raise click.ClickException(str(error)) from error
     _serve(app, service_of(app), host, port, root_path.rstrip("/"))
+
+
+def _desk() -> Any:
+    from runstream.cli.served_desk import served_desk
+
+    scripted = not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
+    click.echo("no MODULE:AGENT was given: serving a support desk to try the page with", err=True)
+    if scripted:
+        click.echo("its model is scripted, no LLM; set OPENAI_API_KEY for a real one", err=True)
+    return served_desk(scripted=scripted)
 
 
 def _is_loopback(host: str) -> bool:

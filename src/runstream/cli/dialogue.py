@@ -74,6 +74,8 @@ class Dialogue:
         self._task: asyncio.Task[None] | None = None
         """Of the answer that is under way."""
         self._answer: Answer | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._painting: asyncio.Task[None] | None = None
         self._lines: AnswerLines | None = None
         self._live: list[str] = []
         self._is_dirty = False
@@ -119,8 +121,9 @@ class Dialogue:
         finally:
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(signal.SIGINT)
-            for task in [*self._chores, *([self._task] if self._task else [])]:
-                task.cancel()
+            for task in (*self._chores, self._task, self._reading, self._painting):
+                if task is not None:
+                    task.cancel()
 
     async def _greet(self) -> None:
         conversation = self._conversation
@@ -133,10 +136,12 @@ class Dialogue:
 
     async def _leave(self) -> None:
         """Stop what goes on, and tell how to come back."""
-        if self._answer is not None and self._task is not None:
+        task = self._task
+        if task is not None:
+            self._waiting.clear()
             if not self._is_stopping:
                 await self._stop()
-            await asyncio.wait([self._task])
+            await asyncio.wait([task])
         conversation = self._conversation
         if conversation.session is not None and self._ledger.runs:
             await self._print(self._wrapped(f"to go on with this conversation: --session {conversation.session}"))
@@ -192,6 +197,9 @@ class Dialogue:
             try:
                 await answer.cancel()
             except Exception as error:
+                if self._connection is not None and self._reading is not None:
+                    self._reading.cancel()
+                    return
                 self._is_stopping = False  # it can be tried again
                 await self._print(self._wrapped(f"it could not be stopped: {error}", "✗", "red"))
 
@@ -260,11 +268,32 @@ class Dialogue:
         """Ask, and show the answer as it comes."""
         await self._print([*self._wrapped(text, ">", "green"), ""])
         lines = self._lines = AnswerLines(self._columns, color=self._color, reasoning=self._reasoning)
-        painting = asyncio.create_task(self._paint(lines))
+        self._ledger.asked(text)
+        self._reading = asyncio.create_task(self._read(text, lines))
+        self._painting = asyncio.create_task(self._paint(lines, self._reading))
         problem: str | None = None
+        await asyncio.wait([self._reading])
+        if self._reading.cancelled():
+            where = f": runstream watch {self._answer.run_id} {self._conversation.where}" if self._answer else ""
+            problem = f"nobody knows whether it has stopped; to see the run{where}"
+        for task in (self._reading, self._painting):
+            try:
+                await task
+            except asyncio.CancelledError:
+                if task is not self._reading:
+                    raise
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
         try:
-            self._ledger.asked(text)
-            answer = self._answer = await self._conversation.ask(text)
+            await self._end(lines, problem)
+        except Exception as error:
+            await self._print(self._wrapped(f"{type(error).__name__}: {error}", "✗", "red"))
+        finally:
+            self._go_on(self._unseen(lines))
+
+    async def _read(self, text: str, lines: AnswerLines) -> None:
+        answer = self._answer = await self._conversation.ask(text)
+        try:
             notice = self._conversation.take_notice()
             if notice is not None:
                 await self._print([*self._wrapped(notice, "!", "yellow"), ""])
@@ -272,12 +301,8 @@ class Dialogue:
                 await answer.cancel()
             async for found in answer:
                 await self._see(found, lines)
-        except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
         finally:
-            painting.cancel()
-        await asyncio.wait([painting])
-        await self._end(lines, problem)
+            await answer.aclose()
 
     async def _see(self, found: Any, lines: AnswerLines) -> None:
         if isinstance(found, Event):
@@ -304,15 +329,9 @@ class Dialogue:
         await self._print(self._wrapped(told, "↺", "red"))
 
     async def _end(self, lines: AnswerLines, problem: str | None) -> None:
+        """Show the rest, and how it ended."""
         view, answer = lines.view, self._answer
-        self._connection = None
-        try:
-            if answer is not None:
-                await answer.aclose()
-        except Exception as error:
-            problem = problem or f"{type(error).__name__}: {error}"
-        left = self._unseen(lines)
-        self._answer = self._lines = None
+        self._answer = self._connection = None
         await self._draw(lines)
         last: list[str] = []
         if problem is not None:
@@ -327,9 +346,11 @@ class Dialogue:
             self._ledger.answered(answer.run_id, view)
         self._live = []
         await self._print(["", *last, ""])
-        self._task = None
-        self._sent = []
-        waiting, self._waiting = [*left, *self._waiting], []
+
+    def _go_on(self, left: list[str]) -> None:
+        """The answer is over: what was said meanwhile and not taken up is the next question."""
+        self._task = self._answer = self._lines = self._reading = self._connection = None
+        waiting, self._waiting, self._sent, self._live = [*left, *self._waiting], [], [], []
         if waiting:
             self._begin("\n".join(waiting))
         self._session.app.invalidate()
@@ -358,10 +379,10 @@ class Dialogue:
             return [*found, ("class:approval", "y/n/always> ")]
         return [*found, ("class:prompt", "> ")]
 
-    async def _paint(self, lines: AnswerLines) -> None:
-        """Draw, as long as the answer comes."""
+    async def _paint(self, lines: AnswerLines, reading: asyncio.Task[None]) -> None:
+        """Draw, as long as the answer comes. Only the end of the program cancels it: lines for good are given once."""
         idle = 0
-        while True:
+        while not reading.done():
             idle = 0 if self._is_dirty else idle + 1
             if self._is_dirty or idle >= _IDLE_FRAMES:
                 self._is_dirty, idle = False, 0

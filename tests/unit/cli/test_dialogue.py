@@ -122,7 +122,7 @@ async def test_ctrl_c_stops_the_answer() -> None:
     agent = desk(SLOW, "Fine.")
     async with talking(local(agent)) as terminal:
         terminal.type("go" + ENTER)
-        await terminal.shows("word5")
+        await terminal.shows("word5 word6")
         terminal.type(CTRL_C)
         await terminal.shows("■ stopped")
         assert "word59" not in terminal.text
@@ -295,15 +295,13 @@ async def test_a_conversation_that_is_kept(tmp_path: Path) -> None:
 async def test_a_server(tmp_path: Path) -> None:
     """Through a wire that is cut in the middle of an answer: it is told, and no character is lost or doubled; Ctrl-C
     stops the run on the server; a refusal is told."""
-    agent = Agent(
-        name="Desk", tools=[refund], model=ScriptedModel([SLOW, ToolCall("refund", {"order": 1}), "Paid.", SLOW])
-    )
+    agent = desk(SLOW, ToolCall("refund", {"order": 1}), "Paid.", SLOW, SLOW, tools=[refund])
     app = create_app(agent, store=f"sqlite:///{tmp_path}/runs.db")
     async with serving(app) as url, wire_to(url) as wire, ServerClient(wire.url) as client:
         conversation = ServerConversation(client, await client.agents(), agent=None, session="one", patience_s=None)
         async with talking(conversation) as terminal:
             terminal.type("go" + ENTER)
-            await terminal.shows("word5")
+            await terminal.shows("word5 word6")
             await wire.cut()
             await terminal.shows("! connection lost (")
             await wire.mend()
@@ -316,9 +314,17 @@ async def test_a_server(tmp_path: Path) -> None:
             terminal.type("y" + ENTER)
             await terminal.shows("Paid.")
             terminal.type("go on" + ENTER)
-            await terminal.shows("word5", 2)
+            await terminal.shows("word5 word6", 2)
             terminal.type(CTRL_C)
             await terminal.shows("■ stopped")
-            terminal.type("x" * 20 + ENTER)
-            await terminal.shows("✗ ")
+            terminal.type("once more" + ENTER)
+            await terminal.shows("word5 word6", 3)
+            await wire.cut()
+            await terminal.shows("! connection lost (", 2)
+            terminal.type(CTRL_C)
+            await terminal.shows("✗ nobody knows whether it has stopped")
+            terminal.type("and now?" + ENTER)
+            await terminal.shows("✗ ServerUnreachable: ")
+        assert "nothing listens there" in terminal.text
+        await wire.mend()
         assert [run["status"] for run in await client.runs()][1:] == ["cancelled", "completed", "completed"]

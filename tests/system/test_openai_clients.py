@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -309,6 +310,19 @@ async def test_agents_of_agents(store: str, streamed: bool) -> None:
                 result = await Runner.run(asking, "hi", run_config=RunConfig())
             assert str(result.final_output).endswith("It is sunny.")
             assert result.context_wrapper.usage.total_tokens > 100
+
+
+async def test_the_page(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The code in docs/protocols.md for Python runs as it stands there."""
+    text = (Path(__file__).parents[2] / "docs/protocols.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "docs/protocols.md", "exec"), names)
+    async with served(store) as (_, client):
+        assert await names["ask"](client, "hi") == "Let me see.It is sunny."
+        assert capsys.readouterr().out == "Let me see.[weather: completed]\nIt is sunny."
+        paid = await names["approve"](client, await client.responses.create(model="Payer", input="pay"))
+        assert paid.output_text == "Done."
 
 
 async def test_the_javascript_client(store: str, node: str) -> None:

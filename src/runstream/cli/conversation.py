@@ -143,7 +143,7 @@ class LocalConversation:
 
         given: Any = text if self._session is not None else [*self._history, {"role": "user", "content": text}]
         result = Runner.run_streamed(self._active, given, session=self._session, run_config=self._config)
-        return _LocalAnswer(self, result)
+        return _LocalAnswer(self, result, self._active)
 
     def take_notice(self) -> str | None:
         return None
@@ -161,16 +161,17 @@ class LocalConversation:
     async def aclose(self) -> None:
         await _close(self._session)
 
-    def take_over(self, result: RunResultStreaming) -> None:
-        """Remember what came of a question."""
+    def take_over(self, result: RunResultStreaming, asked: Agent[Any]) -> None:
+        """Remember what came of a question to that agent."""
         self._history = result.to_input_list()
-        if self._stays:
+        if self._stays and self._active is asked:  # else another one was chosen meanwhile
             self._active = result.last_agent
 
 
 class _LocalAnswer:
-    def __init__(self, conversation: LocalConversation, result: RunResultStreaming) -> None:
+    def __init__(self, conversation: LocalConversation, result: RunResultStreaming, asked: Agent[Any]) -> None:
         self._conversation = conversation
+        self._asked = asked
         self._result = result
         self._stack = AsyncExitStack()
         self.run_id = result.run_id
@@ -195,7 +196,7 @@ class _LocalAnswer:
     async def aclose(self) -> None:
         await self._stack.aclose()
         if self._result.status != "running":
-            self._conversation.take_over(self._result)
+            self._conversation.take_over(self._result, self._asked)
             _ = self._result.run_loop_exception  # told by the run's last event
 
 

@@ -211,7 +211,10 @@ class Dialogue:
             await self._decide(waiting, text)
         elif is_command(text):
             await self._print([self._pen(f"> {text}", dim=True)])
-            told = await carry_out(text, self._conversation, self._ledger)
+            if self._task is not None and text.startswith("/new"):
+                told = ["not while an answer is written: Ctrl-C stops it"]
+            else:
+                told = await carry_out(text, self._conversation, self._ledger)
             await self._print([*(line for each in told for line in self._wrapped(each)), ""])
         elif self._task is None:
             self._begin(text)

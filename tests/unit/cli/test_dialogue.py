@@ -198,6 +198,8 @@ async def test_what_is_typed_meanwhile() -> None:
     async with talking(local(agent)) as terminal:
         terminal.type("go" + ENTER)
         await terminal.shows("word3")
+        terminal.type("/new" + ENTER)
+        await terminal.shows("not while an answer is written")
         terminal.type("hurry" + ENTER)
         await terminal.shows("> hurry (waits)")
         await terminal.shows("I hurry.")

@@ -131,6 +131,9 @@ class ResponseFold:
         if self.is_waiting:
             if kind not in _GOES_ON:
                 return  # somebody has said something: that is not what the run waits for
+            if kind == RUN_END and event.data.status == "interrupted":
+                self.run_status = event.data.status  # it does not wait in place: nothing comes after the requests
+                return
             self._next_part(event)
         if kind == MODEL:
             if is_own:

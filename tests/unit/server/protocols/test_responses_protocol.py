@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openai_strict import check_grammar, checked_stream, frames_in, strict_event, strict_response, texts
+from protocol_logs import logs
 from runstream import Agent, RunConfig, Runner, function_tool
 from runstream.events.event import ApprovalResolved, AttemptDiscarded, ErrorInfo, Event
 from runstream.events.segment import decode_segment, encode_segment
@@ -212,6 +213,19 @@ def test_everything_at_once() -> None:
     assert [item.type for item in final.output][-1] == "mcp_approval_request"
     later = checked_stream(stream(log, part=2))[-1].response
     assert (later.status, later.output[0].name, later.output[0].status) == ("failed", "refund", "failed")
+
+
+async def test_logs_of_many_kinds() -> None:
+    """Whatever happens in a run: each of its responses is valid, and there is none after the last."""
+    parts = {}
+    for name, log in (await logs()).items():
+        streams = [stream(log, part=part) for part in (1, 2, 3)]
+        parts[name] = [checked_stream(body)[-1].response.status for body in streams if body]
+        assert streams[len(parts[name]) :] == [b""] * (3 - len(parts[name]))
+    assert parts.pop("support") == ["completed", "failed"]
+    assert parts.pop("cancelled") == ["cancelled"]
+    assert {name for name, statuses in parts.items() if statuses == ["failed"]} == {"failed", "too long"}
+    assert {tuple(statuses) for statuses in parts.values()} == {("completed",), ("failed",)}
 
 
 def test_a_failed_run() -> None:

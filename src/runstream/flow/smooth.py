@@ -31,12 +31,12 @@ from runstream.flow.text_units import UNITS, Unit
 if TYPE_CHECKING:
     from runstream.clock import Clock
 
-__all__ = ["Smoothed", "smooth"]
+__all__ = ["ANSWER", "REASONING", "Smoothed", "part_of", "smooth"]
 
 T = TypeVar("T")
 
-_ANSWER = frozenset(("response.output_text.delta", "response.refusal.delta"))
-_REASONING = frozenset(("response.reasoning_text.delta", "response.reasoning_summary_text.delta"))
+ANSWER = frozenset(("response.output_text.delta", "response.refusal.delta"))
+REASONING = frozenset(("response.reasoning_text.delta", "response.reasoning_summary_text.delta"))
 _RAW = "raw_response_event"
 
 # What is due sooner by less than this is not worth another wake-up.
@@ -74,7 +74,7 @@ def smooth(
     if not 0 <= max_lag_s < math.inf:
         raise UserError(f"max_lag_s must be a number of seconds, 0 or more, not {max_lag_s!r}")
     source = guarded(iterator_of(events, "smooth()"))
-    kinds = _ANSWER | _REASONING if reasoning else _ANSWER
+    kinds = ANSWER | REASONING if reasoning else ANSWER
     return Smoothed(_Reading(source, TextPace(by, rate, max_lag_s), kinds, clock))
 
 
@@ -224,7 +224,7 @@ class _Reading:
         data = event.data
         if getattr(data, "type", None) not in self._kinds or not data.delta:
             return False
-        part = _part_of(event)
+        part = part_of(event)
         if part != self._part:
             if self._held:
                 return False
@@ -320,7 +320,7 @@ class _Held:
         self.shown = 0
 
 
-def _part_of(event: Any) -> tuple[Any, ...]:
+def part_of(event: Any) -> tuple[Any, ...]:
     """What text of the same part has in common."""
     data = event.data
     index = getattr(data, "content_index", None)

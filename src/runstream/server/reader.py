@@ -68,6 +68,11 @@ class Reader:
         """Follow the run from here on, without asking the store: for those who know that it has no more at present."""
         self._channel = self._hub.join(self)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether what it gave last has just happened, and was not read from the store."""
+        return self._channel is not None
+
     async def next(self) -> Sequence[Batch]:
         """The next batches, after a wait if there are none yet. Empty: a heartbeat is due (`is_due`), or it is over.
 

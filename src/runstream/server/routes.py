@@ -10,6 +10,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from runstream.errors import AgentsException, MissingExtra, RunNotFound, RunSealed
+from runstream.flow.text_units import Unit
 from runstream.log.base import Command, RunRecord
 from runstream.log.cursor import Cursor, epoch_of
 from runstream.run.inbox import input_command
@@ -18,8 +19,10 @@ from runstream.server.answers import Refused, json_bytes, refusal_of, run_json
 from runstream.server.guard import METRICS_PATH, later
 from runstream.server.metrics import CONTENT_TYPE
 from runstream.server.openapi import describe
+from runstream.server.reader import Reader
 from runstream.server.requests import AnswerCall, CancelRun, MoreInput, NewRun, checked_input, decode_body
 from runstream.server.service import Service
+from runstream.server.smoothing import SmoothReader, unit_of
 from runstream.server.starting import (
     agent_named,
     answer_call,
@@ -81,11 +84,16 @@ class _Handlers:
         service = self._service
         body: NewRun = decode_body(await request.body(), NewRun)
         name = agent_named(service, body.agent)
+        unit = unit_of(request.query_params.get("smooth"))
         run_id = await start_run(service, _user(request), agent=name, given=body.input, session=body.session)
         headers = {RUN_ID_HEADER: run_id, "Location": f"{request.scope.get('root_path', '')}/runs/{run_id}"}
         if not _wants_events(request):
             return _json({"run_id": run_id, "agent": name, "cursor": "0-0"}, 201, headers)
-        return later(EventStream(service.hub, open_reader(service, run_id, 0, is_new=True), headers))
+        reader = open_reader(service, run_id, 0, is_new=True)
+        return later(EventStream(service.hub, reader, headers, paced=self._paced(reader, unit)))
+
+    def _paced(self, reader: Reader, unit: Unit | None) -> SmoothReader | None:
+        return None if unit is None else SmoothReader(reader, unit, self._service.carrier.clock)
 
     # Reading.
 
@@ -96,18 +104,19 @@ class _Handlers:
         if given is None:
             given = request.query_params.get("after", "")
         start = start_at(given, record)
+        unit = unit_of(request.query_params.get("smooth"))
         headers = {RUN_ID_HEADER: run_id}
         if record.ended and start.reason is None and start.after.seq >= record.last_seq > 0:
             return Response(None, 204, headers)  # tells an EventSource not to come again
-        return later(
-            EventStream(self._service.hub, open_reader(self._service, run_id, start.after.seq), headers, start)
-        )
+        reader = open_reader(self._service, run_id, start.after.seq)
+        return later(EventStream(self._service.hub, reader, headers, start, paced=self._paced(reader, unit)))
 
     async def websocket(self, websocket: WebSocket) -> None:
         run_id = websocket.path_params["run_id"]
         try:
             record = await self._record(_user(websocket), "read", run_id)
             start = start_at(websocket.query_params.get("after", ""), record)
+            unit = unit_of(websocket.query_params.get("smooth"))
             reader = open_reader(self._service, run_id, start.after.seq)
         except (AgentsException, Refused) as error:
             refused = refusal_of(error) if isinstance(error, AgentsException) else error
@@ -119,7 +128,7 @@ class _Handlers:
         except BaseException:
             reader.close()
             raise
-        await send_messages(self._service.hub, reader, websocket, start)
+        await send_messages(self._service.hub, reader, websocket, start, self._paced(reader, unit))
 
     async def snapshot(self, request: Request) -> Response:
         record = await self._record(_user(request), "read", request.path_params["run_id"])

@@ -6,6 +6,7 @@ Invariant: a client that is slow, or gone, costs its reader alone; nobody waits 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runstream.errors import AgentsException, CursorExpired, CursorInvalid, StoreError
@@ -56,6 +57,14 @@ def start_at(given: str, record: RunRecord) -> Start:
 def _cursor(seq: int, record: RunRecord) -> Cursor:
     seq = max(seq, record.first_seq - 1)
     return Cursor(epoch_of(seq, record.epochs), seq)
+
+
+class Batches(Protocol):
+    """What a reader gives, as it does or otherwise paced."""
+
+    async def next(self) -> Sequence[Batch]:
+        """As `Reader.next`."""
+        ...
 
 
 class Encoding(Protocol):
@@ -116,9 +125,11 @@ class EventStream:
         headers: dict[str, str],
         start: Start | None = None,
         encoding: Encoding = _NATIVE,
+        paced: Batches | None = None,
     ) -> None:
         self._hub = hub
         self._reader = reader
+        self._source = paced or reader
         self._headers = headers
         self._start = start
         self._encoding = encoding
@@ -151,12 +162,12 @@ class EventStream:
         await send({"type": "http.response.body", "body": opening, "more_body": True})
 
     async def _send_events(self, send: Send) -> None:
-        reader, encoding = self._reader, self._encoding
+        reader, encoding, source = self._reader, self._encoding, self._source
         while not reader.ended:
             # Many readers wait for long: they hold on to nothing meanwhile.
             batches = body = None
             try:
-                batches = await reader.next()
+                batches = await source.next()
             except CursorExpired as error:
                 body = await self._skip(error)
             except AgentsException as error:
@@ -199,9 +210,12 @@ async def _watch(receive: Receive, reader: Reader) -> None:
             return
 
 
-async def send_messages(hub: Hub, reader: Reader, websocket: WebSocket, start: Start) -> None:
+async def send_messages(
+    hub: Hub, reader: Reader, websocket: WebSocket, start: Start, paced: Batches | None = None
+) -> None:
     """The run's events as WebSocket messages, each as it is committed; then the connection is closed (1000; 1012 where
     the server stops, 1011 where the store fails)."""
+    source = paced or reader
     task = reader.task = asyncio.current_task()
     watching = asyncio.get_running_loop().create_task(_watch(websocket.receive, reader))
     code = 1000
@@ -210,7 +224,7 @@ async def send_messages(hub: Hub, reader: Reader, websocket: WebSocket, start: S
             await websocket.send_text(native.resync_message(start.reason, start.given, start.after))
         while not reader.ended:
             batches = None
-            batches = await reader.next()
+            batches = await source.next()
             if not batches and (reader.ended or hub.closing):
                 break
             for batch in batches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError
 from node_tools import node as node
 from node_tools import run_client
 from openai_strict import TERMINAL, check_grammar
+from protocol_logs import logs
 from runstream import (
     Agent,
     OpenAIChatCompletionsModel,
@@ -25,6 +27,9 @@ from runstream import (
     function_tool,
 )
 from runstream.server import create_app
+from runstream.server.channel import Batch
+from runstream.server.protocols.chat_completions import ChatEncoding
+from runstream.server.protocols.responses import ResponsesEncoding
 from runstream.sessions.memory import InMemorySession
 from runstream.testing import Raise, ScriptedModel, ToolCall, Turn
 from serving import Client, serving
@@ -344,6 +349,28 @@ async def test_the_javascript_client(store: str, node: str) -> None:
     assert chat["refused"] == [400, "n", "invalid_request_error"]
     assert "no more" in chat["failed"]
     assert (chat["models"], chat["tokens"] > 100) == (["Desk", "Slow", "Payer", "Failing"], True)
+
+
+async def test_whatever_happens_in_a_run(node: str, tmp_path: Path) -> None:
+    """The JavaScript client, which checks items and their order, takes every stream for what it is."""
+    streams: list[dict[str, str]] = []
+    expected: list[Any] = []
+    for log in (await logs()).values():
+        for part in (1, 2):
+            encoding = ResponsesEncoding(log[0].run_id, part=part)
+            body = encoding.encode(Batch(log, 1))
+            if body:
+                streams.append({"kind": "responses", "text": body.decode()})
+                expected.append(encoding.response()["status"])
+        chat = ChatEncoding(log[0].run_id)
+        streams.append({"kind": "chat", "text": chat.encode(Batch(log, 1)).decode()})
+        expected.append("stop" if chat.failed is None else chat.failed.message)
+    file = tmp_path / "streams.json"
+    file.write_text(json.dumps(streams))
+    made = await run_client(node, "openai_read.mjs", str(file))
+    assert [each.get("error", each.get("status")) for each in made] == expected
+    assert {each["last"] for each in made} == {None, *TERMINAL}
+    assert len(made) > 20
 
 
 async def test_a_cut_stream_is_noticed(store: str, node: str) -> None:

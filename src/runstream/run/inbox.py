@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from runstream.agent.item_helpers import ItemHelpers
@@ -20,7 +20,7 @@ _logger = logging.getLogger("runstream")
 class Inbox:
     """Answers to requests for approval, and new input, in the order that they came in."""
 
-    __slots__ = ("_waiter", "answers", "closed", "inputs", "last_command", "taken")
+    __slots__ = ("_waiter", "answers", "closed", "inputs", "last_command", "on_idle", "taken")
 
     def __init__(self) -> None:
         self.answers: list[ApprovalResolved] = []
@@ -31,6 +31,8 @@ class Inbox:
         """Numbers of commands that another process has carried out before this one went on with the run."""
         self.closed = False
         """Whether new input would come too late."""
+        self.on_idle: Callable[[bool], None] | None = None
+        """Told when the run does nothing but wait for a person, and when it no longer does."""
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, command: Command) -> None:
@@ -70,6 +72,11 @@ class Inbox:
         """What was answered since the last time."""
         answers, self.answers = self.answers, []
         return answers
+
+    def tell_idle(self, idle: bool) -> None:
+        """The run has nothing else to do than to wait for an answer, or it has something again."""
+        if self.on_idle is not None:
+            self.on_idle(idle)
 
     def wake(self) -> None:
         """Somebody who waits has something to look at."""

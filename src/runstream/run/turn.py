@@ -306,8 +306,10 @@ class _Calls:
         answer = run.scope.spawn(run.inbox.wait_answer(), "approval") if waiting else None
         awaited = [*self._under_way, *([] if answer is None else [answer])]
         try:
+            run.inbox.tell_idle(not self._under_way)
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            run.inbox.tell_idle(False)
             if answer is not None:
                 answer.cancel()
             if run.durable is not None and waiting:

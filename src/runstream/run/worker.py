@@ -31,14 +31,16 @@ _PAUSE_S = 1.0
 # A run that was delivered so often may be what stops its workers: beside it no other is begun, which would be given up
 # with it in the end.
 _SUSPECT = 3
+# Runs that wait for people take no room, but a little memory and a lease: so many for each run that may work.
+_IDLE_PER_SLOT = 64
 
 
 class Worker:
     """Carries out runs of these agents, and of those reachable from them by handoff.
 
-    `concurrency` is how many at once; `queues` limits it to some (all, if None). `session` keeps conversations: a
-    session, or a function from a session id to one. `context` makes the context of a run from its id where the job
-    brought none. A run that has stopped `max_deliveries` workers is ended as failed.
+    `concurrency` is how many at once, beside those that only wait for a person; `queues` limits it to some (all, if
+    None). `session` keeps conversations: a session, or a function from a session id to one. `context` makes the context
+    of a run from its id where the job brought none. A run that has stopped `max_deliveries` workers is ended as failed.
     """
 
     def __init__(
@@ -71,10 +73,18 @@ class Worker:
         self._runs: dict[str, ActiveRun] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._suspects: set[str] = set()
+        self._idle: set[str] = set()
+        """Runs that do nothing but wait for a person."""
+        self._freed = asyncio.Event()
         self._left_to_others: set[str] = set()
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._drain_s = 0.0
+
+    @property
+    def busy_count(self) -> int:
+        """How many of its runs take up room: those that only wait for a person do not, unless there are very many."""
+        return len(self._runs) - min(len(self._idle), self._concurrency * _IDLE_PER_SLOT)
 
     @property
     def run_ids(self) -> list[str]:
@@ -146,9 +156,13 @@ class Worker:
         loop = asyncio.get_running_loop()
         stopping = loop.create_task(self._stopping.wait())
         try:
-            if len(self._runs) >= self._concurrency or self._suspects:
-                running = [task for task in self._tasks if not task.done()]
-                await asyncio.wait((*running, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if self.busy_count >= self._concurrency or self._suspects - self._idle:
+                self._freed.clear()
+                freed = loop.create_task(self._freed.wait())
+                try:
+                    await asyncio.wait((freed, stopping), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    freed.cancel()
                 return None
             claiming = loop.create_task(self._claim(host))
             try:
@@ -222,9 +236,11 @@ class Worker:
             _logger.error("the run %s cannot be begun: %r", run_id, error)
             return
         self._runs[run_id] = run
+        self._idle.discard(run_id)
         record = claim.run
         if record.deliveries >= _SUSPECT:
             self._suspects.add(run_id)
+        run.inbox.on_idle = lambda idle: self._note_idle(run, idle)
         how = "taken over" if run.resumed is not None else "begun"
         _runs_logger.info(
             "%s %s (%s, queue %s, delivery %d)", how, run_id, record.agent, record.queue, record.deliveries
@@ -233,6 +249,15 @@ class Worker:
         task = asyncio.get_running_loop().create_task(self._watch(run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _note_idle(self, run: ActiveRun, idle: bool) -> None:
+        if self._runs.get(run.run_id) is not run:
+            return  # this worker has taken it over from itself
+        if idle:
+            self._idle.add(run.run_id)
+            self._freed.set()
+        else:
+            self._idle.discard(run.run_id)
 
     async def _watch(self, run: ActiveRun) -> None:
         begun_at = run.now()
@@ -251,3 +276,5 @@ class Worker:
             self._suspects.discard(run.run_id)
             if self._runs.get(run.run_id) is run:
                 del self._runs[run.run_id]  # else this worker has taken it over from itself
+                self._idle.discard(run.run_id)
+            self._freed.set()

@@ -109,7 +109,7 @@ class Carrier:
         worker = self._worker
         if worker is None or not self.working:
             raise Stopping
-        if self.run_count >= self.max_runs:
+        if self._entering + worker.busy_count >= self.max_runs:
             raise TooManyRuns
         self._entering += 1
         try:

@@ -314,7 +314,11 @@ class Follower:
             return Resync(told["reason"], told["cursor"], told["after"])
         if frame.event:
             return None  # of a later version
-        event = decode(frame.data)
+        try:
+            event = decode(frame.data)
+        except ValueError as error:
+            self.close()
+            raise AgentsException(f"the server sends what this version of runstream cannot read: {error}") from error
         if self._seq is not None and event.seq <= self._seq:
             return None
         self._seq = event.seq

@@ -9,12 +9,13 @@ import types
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from cutting import wire_to
 from runstream import Agent, function_tool
-from runstream.cli import _cli
+from runstream.cli import _cli, chat
 from runstream.cli.demo import demo_script
 from runstream.server import create_app
 from runstream.server.client import ServerClient
@@ -122,6 +123,17 @@ def test_what_does_not_go_together() -> None:
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Error: the server http://127.0.0.1:9 cannot be reached: nothing listens there" in result.stderr
     assert "is no URL of a server" in say("hi", "--url", "nonsense").stderr
+
+
+def test_without_the_extra(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe needs neither prompt_toolkit nor rich; a terminal says what to install."""
+    for name in [name for name in sys.modules if name.split(".")[0] in ("prompt_toolkit", "rich")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("prompt_toolkit", "rich"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert say("one", desk(ScriptedModel(["One."]))).stdout == "One.\n"
+    with pytest.raises(click.ClickException, match=r"pip install 'runstream\[chat\]'"):
+        chat._check_extra()
 
 
 async def command(*arguments: str, input: str = "") -> Result:

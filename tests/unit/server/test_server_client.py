@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cutting import wire_to
-from runstream import Agent, Event, SQLiteSession, UserError, function_tool
+from runstream import Agent, AgentsException, Event, SQLiteSession, UserError, function_tool
 from runstream.clock import SystemClock
 from runstream.server import create_app
 from runstream.server.client import Lost, RequestRefused, Resumed, Resync, ServerClient, ServerUnreachable
@@ -219,6 +219,13 @@ async def test_when_it_gives_up() -> None:
     async with playing(frame(1), 503) as (url, _), ServerClient(url, clock=Hasty()) as client:
         with pytest.raises(RequestRefused, match="503"):
             _ = [each async for each in client.follow("r", patience_s=0.0)]
+
+
+async def test_a_newer_server() -> None:
+    """What cannot be read is an error of this package."""
+    async with playing(frame(1).replace(b'"v": 1', b'"v": 99')) as (url, _), ServerClient(url) as client:
+        with pytest.raises(AgentsException, match="version 99"):
+            await anext(client.follow("r"))
 
 
 async def test_misuse() -> None:

@@ -207,7 +207,8 @@ async def test_approvals(store: str) -> None:
             await client.responses.create(model="Payer", input="so?", previous_response_id=asked.id)
         with pytest.raises(BadRequestError, match="all of them"):
             await client.responses.create(model="Payer", input=answers[:1], previous_response_id=asked.id)
-        final = await client.responses.create(model="Payer", input=answers, previous_response_id=asked.id)
+        more: list[Any] = [*answers, {"role": "user", "content": "Quickly."}]
+        final = await client.responses.create(model="Payer", input=more, previous_response_id=asked.id)
         assert (final.id, final.status) == (f"{asked.id}_2", "completed")
         outcomes = {item.approval_request_id: item.output for item in final.output if item.type == "mcp_call"}
         assert outcomes == {requests[0]: "refunded 1", requests[1]: None}
@@ -220,6 +221,8 @@ async def test_approvals(store: str) -> None:
             await client.responses.create(model="Payer", input="so?", previous_response_id=asked.id)
         thanks = await client.responses.create(model="Desk", input="thanks", previous_response_id=final.id)
         assert thanks.status == "completed"
+        items = (await client.responses.input_items.list(thanks.id, order="asc")).data
+        assert [item.content[0].text for item in items] == ["pay", "Quickly.", "Done.", "thanks"]
 
 
 async def test_completions(store: str) -> None:

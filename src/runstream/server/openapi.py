@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from runstream.server.openapi_protocols import protocol_paths
+from runstream.flow.text_units import UNITS
+from runstream.server.openapi_protocols import SENT_EVENT, protocol_paths
 
 __all__ = ["ERROR_REPLY", "EVENT_STREAM", "describe", "errors", "json_reply"]
 
@@ -24,7 +25,7 @@ def describe(agents: Sequence[str], root: str, *, needs_token: bool, routes: Ite
         "openapi": "3.1.0",
         "info": {"title": "runstream", "version": "1", "description": "Runs of agents, and their events."},
         "servers": [{"url": root or "/"}],
-        "paths": _paths() | _paths_of_protocols(routes),
+        "paths": _paths() | _paths_of_protocols(agents, routes),
         "components": {"schemas": _schemas(agents)},
     }
     if needs_token:
@@ -33,11 +34,11 @@ def describe(agents: Sequence[str], root: str, *, needs_token: bool, routes: Ite
     return described
 
 
-def _paths_of_protocols(routes: Iterable[Any]) -> dict[str, Any]:
+def _paths_of_protocols(agents: Sequence[str], routes: Iterable[Any]) -> dict[str, Any]:
     routes = list(routes)
     served = {re.sub(r":\w+}", "}", getattr(route, "path", "")) for route in routes}
     modules = dict.fromkeys(getattr(getattr(route, "endpoint", None), "__module__", None) for route in routes)
-    paths: dict[str, Any] = {path: item for path, item in protocol_paths().items() if path in served}
+    paths: dict[str, Any] = {path: item for path, item in protocol_paths(agents).items() if path in served}
     for name in modules:
         tells: Any = getattr(sys.modules.get(name or ""), "openapi_paths", None)
         if tells is not None:
@@ -65,7 +66,7 @@ EVENT_STREAM: dict[str, Any] = {
         "it cannot go on for now. Ends after the event of the kind `run.end`."
     ),
     "headers": {"Runstream-Run-Id": {"schema": {"type": "string"}}},
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {"schema": SENT_EVENT}},
 }
 _RUN_ID = {"name": "run_id", "in": "path", "required": True, "schema": {"type": "string"}}
 
@@ -87,6 +88,13 @@ def _body(name: str) -> dict[str, Any]:
     return {"required": True, "content": _content(_ref(name))}
 
 
+_SMOOTH = _query(
+    "smooth",
+    "Events of text come evenly, by this unit, at most a second later: for people who watch them appear.",
+    {"enum": list(UNITS)},
+)
+
+
 def _asking(summary: str, body: str) -> dict[str, Any]:
     replies = {"202": json_reply("Accepted", _ref("Accepted")), **errors(404, 408, 409, 413, 415, 422)}
     if body == "Cancel":
@@ -100,6 +108,7 @@ def _paths() -> dict[str, Any]:
             "post": {
                 "summary": "Begin a run",
                 "description": "With `Accept: text/event-stream` its events are the answer.",
+                "parameters": [_SMOOTH],
                 "requestBody": _body("NewRun"),
                 "responses": {
                     "200": EVENT_STREAM,
@@ -135,6 +144,7 @@ def _paths() -> dict[str, Any]:
                 "parameters": [
                     _RUN_ID,
                     _query("after", "The cursor of the last event that was seen.", {"type": "string"}),
+                    _SMOOTH,
                     {
                         "name": "Last-Event-ID",
                         "in": "header",
@@ -145,7 +155,7 @@ def _paths() -> dict[str, Any]:
                 "responses": {
                     "200": EVENT_STREAM,
                     "204": {"description": "The run has ended, and the cursor is its last event."},
-                    **errors(404, 429),
+                    **errors(404, 422, 429),
                 },
             }
         },
@@ -182,12 +192,21 @@ def _object(required: Sequence[str], **properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
+def _part() -> dict[str, Any]:
+    """A part of a message that is no text, as in OpenAI's Responses API."""
+    kinds = ["input_image", "input_file", "input_audio"]
+    return {"type": "object", "properties": {"type": {"enum": kinds}}, "required": ["type"]}
+
+
 def _schemas(agents: Sequence[str]) -> dict[str, Any]:
     text = {"type": "string"}
     truth = {"type": "boolean"}
     optional_text = {"type": ["string", "null"]}
     moment = {"type": "number", "description": "Seconds since the epoch."}
-    given = {"oneOf": [text, {"type": "array", "items": {"type": "object"}, "minItems": 1}]}
+    part = {"oneOf": [_object(["type", "text"], type={"const": "input_text"}, text=text), _part()]}
+    content = {"oneOf": [text, {"type": "array", "items": part}]}
+    message = _object(["role", "content"], type={"const": "message"}, role={"const": "user"}, content=content)
+    given = {"oneOf": [text, {"type": "array", "items": message, "minItems": 1}]}
     run = {
         "run_id": text,
         "agent": text,
@@ -198,10 +217,12 @@ def _schemas(agents: Sequence[str]) -> dict[str, Any]:
         "updated_at": moment,
         "ended_at": {"type": ["number", "null"]},
     }
-    agent = {"enum": [*agents, None], "description": "Needed where there are several."}
+    needed = ["input", "agent"] if len(agents) > 1 else ["input"]
+    agent: dict[str, Any] = {"enum": list(agents) if len(agents) > 1 else [*agents, None]}
+    session = {"type": ["string", "null"], "minLength": 1, "maxLength": 200, "pattern": "^[ -~]*$"}
     return {
         "NewRun": {
-            **_object(["input"], input=given, agent=agent, session=optional_text),
+            **_object(needed, input=given, agent=agent, session=session),
             "additionalProperties": False,
         },
         "Cancel": {**_object([], mode={"enum": ["immediate", "after_turn"]}), "additionalProperties": False},

@@ -1,15 +1,30 @@
-"""The description of the addresses of the other protocols and of the page. What their bodies hold beyond what is named
-here is told by their own specifications: AG-UI, the AI SDK, OpenAI's API."""
+"""The description of the addresses of the OpenAI protocols and of the page. What bodies hold beyond what is named here
+is told by OpenAI's own specification."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["protocol_paths"]
+__all__ = ["SENT_EVENT", "protocol_paths"]
 
 _TEXT = {"type": "string"}
 _OBJECT = {"type": "object"}
 _OBJECTS = {"type": "array", "items": _OBJECT}
+_ROLE = {"const": "user"}
+SENT_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "Each event of the stream.",
+    "properties": {"id": _TEXT, "event": _TEXT, "data": _TEXT},
+}
+
+
+def _some(**properties: Any) -> dict[str, Any]:
+    """A list of at least one object with these fields."""
+    each = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "array", "items": each, "minItems": 1}
+
+
 _PLAIN_ERROR = {"$ref": "#/components/schemas/Error"}
 _OPENAI_ERROR = {
     "type": "object",
@@ -33,16 +48,12 @@ def _json(text: str, schema: dict[str, Any] = _OBJECT) -> dict[str, Any]:
     return {"description": text, "content": {"application/json": {"schema": schema}}}
 
 
-def _stream(text: str) -> dict[str, Any]:
-    return {"description": text, "content": {"text/event-stream": {"schema": _TEXT}}}
-
-
 def _errors(error: dict[str, Any], *statuses: int) -> dict[str, Any]:
     return {str(status): _json("Refused", error) for status in (400, 401, 403, 500, 503, *statuses)}
 
 
-def _in_path(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": _TEXT}
+def _in_path(name: str, schema: dict[str, Any] = _TEXT) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def _in_query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -57,79 +68,27 @@ def _body(required: tuple[str, ...], **properties: Any) -> dict[str, Any]:
 _POSTED = (404, 408, 409, 413, 415, 422, 429)
 
 
-def _ag_ui() -> dict[str, Any]:
-    post = {
-        "summary": "A run of AG-UI",
-        "requestBody": _body(("threadId", "runId"), threadId=_TEXT, runId=_TEXT, messages=_OBJECTS, resume=_OBJECTS),
-        "responses": {"200": _stream("Events of AG-UI"), **_errors(_PLAIN_ERROR, *_POSTED)},
-    }
-    return {
-        "/ag-ui": {"post": post},
-        "/ag-ui/{agent}": {"post": {**post, "parameters": [_in_path("agent")]}},
-    }
-
-
-def _ai_sdk() -> dict[str, Any]:
-    agent = {"type": ["string", "null"], "description": "Needed where there are several."}
-    stopped = {
-        "type": "object",
-        "properties": {"stopped": {"type": "array", "items": _TEXT}},
-        "required": ["stopped"],
-    }
-    chat_id = [_in_path("chat_id")]
-    return {
-        "/api/chat": {
-            "post": {
-                "summary": "A message of a chat, or answers",
-                "requestBody": _body(("id",), id=_TEXT, messages=_OBJECTS, trigger=_TEXT, agent=agent),
-                "responses": {"200": _stream("UI messages of the AI SDK"), **_errors(_PLAIN_ERROR, *_POSTED)},
-            }
-        },
-        "/api/chat/{chat_id}/stream": {
-            "get": {
-                "summary": "What goes on in a chat, from its begin",
-                "parameters": chat_id,
-                "responses": {
-                    "200": _stream("UI messages of the AI SDK"),
-                    "204": {"description": "Nothing goes on"},
-                    **_errors(_PLAIN_ERROR, 404, 422, 429),
-                },
-            }
-        },
-        "/api/chat/{chat_id}/stop": {
-            "post": {
-                "summary": "Cancel what goes on in a chat",
-                "parameters": chat_id,
-                "requestBody": _body(()),
-                "responses": {
-                    "200": _json("Nothing went on", stopped),
-                    "202": _json("Accepted", stopped),
-                    **_errors(_PLAIN_ERROR, *_POSTED),
-                },
-            }
-        },
-    }
-
-
-def _openai() -> dict[str, Any]:
+def _openai(agents: Sequence[str]) -> dict[str, Any]:
     response_id = [_in_path("response_id")]
     truth = {"type": "boolean"}
     posted = _errors(_OPENAI_ERROR, *_POSTED)
     got = _errors(_OPENAI_ERROR, 404, 410, 422, 429)
     either = {
         "description": "A response of OpenAI's API, or its events",
-        "content": {"application/json": {"schema": _OBJECT}, "text/event-stream": {"schema": _TEXT}},
+        "content": {"application/json": {"schema": _OBJECT}, "text/event-stream": {"schema": SENT_EVENT}},
     }
     listed = {
         "type": "object",
         "properties": {"object": {"const": "list"}, "data": _OBJECTS},
         "required": ["object", "data"],
     }
-    completion = _body(("model", "messages"), model=_TEXT, messages={**_OBJECTS, "minItems": 1}, stream=truth)
+    model = {"enum": list(agents)}
+    messages = _some(role=_ROLE, content=_TEXT)
+    completion = _body(("model", "messages"), model=model, messages=messages, stream=truth)
     response = _body(
         ("model", "input"),
-        model=_TEXT,
-        input={"oneOf": [_TEXT, {**_OBJECTS, "minItems": 1}]},
+        model=model,
+        input={"oneOf": [{**_TEXT, "minLength": 1}, messages]},
         stream=truth,
         background=truth,
         store=truth,
@@ -238,6 +197,6 @@ def _page() -> dict[str, Any]:
     }
 
 
-def protocol_paths() -> dict[str, Any]:
-    """The path items of all that an app may serve beside the server's own protocol."""
-    return {**_ag_ui(), **_ai_sdk(), **_openai(), **_page()}
+def protocol_paths(agents: Sequence[str]) -> dict[str, Any]:
+    """The path items of what an app with these agents may serve beside the server's own protocol."""
+    return {**_openai(agents), **_page()}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from runstream import Agent, RunConfig, RunContextWrapper, Runner, function_tool
-from runstream.events.event import Event
+from runstream.events.event import APPROVAL_RESOLVED, ApprovalResolved, Event
 from runstream.server.channel import Batch
 from runstream.testing import FakeClock, Fault, HandoffTo, Reasoning, Refusal, ScriptedModel, ToolCall, Turn
-from view_events import support_run
+from view_events import Log, message, support_run
 
 __all__ = ["HOSTILE", "PAUSE_SEQ", "frames_of", "logs", "retold"]
 
@@ -52,6 +52,34 @@ def _agent(*turns: Any, **fields: Any) -> Agent[Any]:
     return Agent(name="Desk", model=ScriptedModel(list(turns)), **fields)
 
 
+def _hosted() -> list[Event]:
+    """Tools that the provider runs: one of its own, and one of an MCP server that people are asked about."""
+    log = Log().start()
+    search = {
+        "type": "web_search_call",
+        "id": "ws_1",
+        "status": "completed",
+        "action": {"type": "search", "query": "x"},
+    }
+    ask = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "pay", "server_label": "bank", "arguments": "{}"}
+    log.created()
+    log.added(search)
+    log.done(search)
+    log.done(ask, 1)
+    log.completed(search, ask)
+    log.item("tool_call_item", search)
+    log.item("mcp_approval_request_item", ask)
+    log.item("tool_approval_item", ask, tool_name="pay")
+    log.add("approval.resolved", ApprovalResolved("mcpr_1", "pay", approved=True))
+    answer = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+    log.item("mcp_approval_response_item", answer)
+    log.created("resp_2")
+    log.delta("Paid.")
+    log.completed(message("msg", "Paid."))
+    log.item("message_output_item", message("msg", "Paid."))
+    return log.end(final_output="Paid.").events
+
+
 async def logs() -> dict[str, list[Event]]:
     """Each with a name; all but `support` end as their runs did."""
     boss = Agent(name="Boss", model=ScriptedModel(["I am the boss."]))
@@ -63,6 +91,7 @@ async def logs() -> dict[str, list[Event]]:
     broken = Turn(("one two three four",), fault=Fault("reset", after=2))
     return {
         "support": support_run(),
+        "hosted": _hosted(),
         "text": await _events(_agent("Hello there.")),
         "hostile": await _events(_agent([Reasoning(HOSTILE), HOSTILE, Refusal(HOSTILE)])),
         "nested": await _events(_agent(both, "Done.", tools=[ask, look_up])),
@@ -88,10 +117,15 @@ def frames_of(telling: Any, events: list[Event], *, each: bool = False) -> bytes
 
 
 def retold(make: Any, events: list[Event]) -> list[bytes]:
-    """The responses of `support_run`: up to its pause, and from there on; of other logs there is one. `make` gets
-    `told_up_to`, `live_from` and `expected`."""
-    if len(events) > PAUSE_SEQ and events[-1].data.status == "failed" and events[0].run_id == "run_1":
-        first = make(told_up_to=0, live_from=0, expected=())
-        second = make(told_up_to=PAUSE_SEQ, live_from=PAUSE_SEQ, expected={"c3"})
-        return [frames_of(first, events), frames_of(second, events)]
-    return [frames_of(make(told_up_to=0, live_from=0, expected=()), events)]
+    """The responses that a client gets: up to the first pause, from there on to the next, and so on, as people answer
+    one call after the other. `make` gets `told_up_to`, `live_from` and `expected`."""
+    found: list[bytes] = []
+    place, expected = 0, set[str]()
+    while True:
+        telling = make(told_up_to=place, live_from=place, expected=expected)
+        found.append(frames_of(telling, events))
+        if telling.seq >= events[-1].seq or events[-1].data.status == "interrupted":
+            return found
+        place = telling.seq
+        answers = (event.data.call_id for event in events[place:] if event.kind == APPROVAL_RESOLVED)
+        expected = {call_id for call_id in [next(answers, None)] if call_id is not None}

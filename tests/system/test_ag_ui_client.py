@@ -22,9 +22,10 @@ from serving import Client, serving
 pytestmark = pytest.mark.system
 
 BEFORE = [{"id": "u1", "role": "user", "content": "hi"}]
-WORDS = " ".join(f"word{number}" for number in range(40))
+WORDS = " ".join(f"word{number}" for number in range(25))
 ENDS = {
     "support": ["interrupt", "model_stream_failed"],
+    "hosted": ["interrupt", "success"],
     "hostile": ["model_refusal"],
     "failed": ["model_stream_truncated"],
     "too long": ["max_turns_exceeded"],

@@ -21,7 +21,7 @@ from serving import Client, serving
 
 pytestmark = pytest.mark.system
 
-WORDS = " ".join(f"word{number}" for number in range(40))
+WORDS = " ".join(f"word{number}" for number in range(25))
 WHOLE = HOSTILE.replace("\ud800", "\ufffd")
 
 

@@ -17,7 +17,7 @@ from runstream.server.access import User
 from runstream.server.answers import Refused
 from runstream.server.channel import Batch
 from runstream.server.guard import later
-from runstream.server.protocols.telling import Telling, place_of
+from runstream.server.protocols.telling import NOT_WAITING, Telling, place_of
 from runstream.server.reader import Reader
 from runstream.server.requests import checked_input
 from runstream.server.service import Service
@@ -87,6 +87,8 @@ async def answer(service: Service, user: User, answers: list[Answer]) -> tuple[R
     known = [place for place in places if place is not None]
     run_id, told_up_to = known[0][0], max(place[1] for place in known)
     record = await find_run(service, user, "approve", run_id)
+    if record.status == "interrupted":
+        raise Refused(409, "run_ended", NOT_WAITING)
     sent: set[str] = set()
     for each, (_, _, call_id) in zip(answers, known, strict=True):
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from protocol_logs import refund
-from runstream import Agent
+from runstream import Agent, RunConfig
 from runstream.server import create_app
 from runstream.server.access import User
 from runstream.server.answers import Refused
@@ -144,6 +144,23 @@ async def test_what_is_refused() -> None:
             ("/api/chat", chat({"role": "assistant", "parts": [part]}), (422, "unknown_call")),
         ):
             assert await refused(client, path, body) == answer, body
+
+
+async def test_runs_that_do_not_wait_in_place() -> None:
+    """Where runs end instead of waiting, an answer is refused: there is nothing to go on with."""
+    agent = Agent(name="Desk", model=ScriptedModel([ToolCall("refund", {"order": 7})]), tools=[refund])
+    config = RunConfig(on_approval="interrupt")
+    async with (
+        serving(create_app(agent, store="memory://", run_config=config, page=False)) as url,
+        Client(url) as client,
+    ):
+        [*_, end] = await events_of(client, "/ag-ui", ag_ui(said("user", "hi")))
+        [interrupt] = end["outcome"]["interrupts"]
+        resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": True}]
+        run_id, _, _ = interrupt["id"].partition("/")
+        async with client.get(f"/runs/{run_id}/events") as response:
+            await response.read()  # to the end
+        assert await refused(client, "/ag-ui", ag_ui(resume=resume, run="r2")) == (409, "run_ended")
 
 
 def test_names_are_of_one_user_each() -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from runstream.events.event import Event, RunEnd
 from runstream.server.protocols.native import redacted
-from runstream.server.protocols.telling import HEARTBEAT, Call, Said, Telling, frame, pause_id
+from runstream.server.protocols.telling import HEARTBEAT, NOT_WAITING, Call, Said, Telling, frame, pause_id
 from runstream.view.entries import DiscardedEntry, HandoffEntry, InputEntry, MessageEntry, ToolEntry
 
 __all__ = ["PROTOCOL_VERSION", "AgUi", "Resume", "RunAgentInput", "answer_of", "input_items", "new_items"]
@@ -142,11 +142,15 @@ class AgUi(Telling):
         nested = call.entry.nested if call is not None and isinstance(call.entry, ToolEntry) else None
         return (nested.agent if nested is not None else None) or "agent"
 
-    def _end_subagents(self, within: tuple[str, ...], **fields: Any) -> None:
-        """Those under that path, the innermost first."""
+    def _end_subagents(self, within: tuple[str, ...], *, error: str | None = None) -> None:
+        """Those under that path, the innermost first; the outermost with the error, if there is one."""
         for path in sorted(self._subagents, key=len, reverse=True):
             if path[: len(within)] == within:
-                self._event("SUBAGENT_FINISHED", subagentRunId=self._subagents.pop(path), **fields)
+                subagent = self._subagents.pop(path)
+                if error is not None and path == within:
+                    self._event("SUBAGENT_ERROR", subagentRunId=subagent, message=error)
+                else:
+                    self._event("SUBAGENT_FINISHED", subagentRunId=subagent)
 
     def resumed(self) -> None:
         # What the run before has closed when it paused begins again, where it is needed.
@@ -200,7 +204,8 @@ class AgUi(Telling):
         self._event("TOOL_CALL_END", told.path, toolCallId=told.id)
 
     def call_ended(self, told: Call) -> None:
-        self._end_subagents((*told.path, told.entry.call_id or ""))
+        within = (*told.path, told.entry.call_id or "")
+        self._end_subagents(within, error=_output(told) if told.entry.state == "failed" else None)
         self._event(
             "TOOL_CALL_RESULT",
             told.path,
@@ -296,7 +301,7 @@ class AgUi(Telling):
         self._event("RUN_ERROR", message=message, code=code)
 
     def ended(self, end: RunEnd) -> None:
-        if end.status == "interrupted" and self.waiting():
+        if end.status == "interrupted" and self.waiting() and not self.is_answer:
             self.paused()
             return
         self._end_subagents(())
@@ -307,6 +312,8 @@ class AgUi(Telling):
         elif end.error is not None:
             code = end.error.code or end.error.type
             self._event("RUN_ERROR", message=redacted(end.error.message), code=code, **usage)
+        elif end.status == "interrupted":
+            self._event("RUN_ERROR", message=NOT_WAITING, code="run_ended", **usage)
         else:
             self._finish({"type": "cancelled"}, **usage)
 

@@ -18,7 +18,7 @@ import msgspec
 
 from runstream.events.event import Event, RunEnd
 from runstream.server.protocols.native import redacted
-from runstream.server.protocols.telling import HEARTBEAT, Call, Said, Telling, frame, pause_id
+from runstream.server.protocols.telling import HEARTBEAT, NOT_WAITING, Call, Said, Telling, frame, pause_id
 from runstream.view.entries import DiscardedEntry, HandoffEntry, InputEntry, MessageEntry, ToolEntry
 
 __all__ = ["HEADERS", "AiSdk", "ChatRequest", "answers_of", "input_items", "new_items"]
@@ -240,16 +240,17 @@ class AiSdk(Telling):
         return _DONE
 
     def ended(self, end: RunEnd) -> None:
-        if end.status == "interrupted" and self.waiting():
+        if end.status == "interrupted" and self.waiting() and not self.is_answer:
             self.paused()
             return
         self._end_step()
         metadata = self._metadata(end.status)
         if end.status == "completed":
             self._chunk("finish", finishReason="stop", messageMetadata=metadata)
-        elif end.error is not None:
+        elif end.error is not None or end.status == "interrupted":
+            text = NOT_WAITING if end.error is None else redacted(end.error.message)
             self._chunk("message-metadata", messageMetadata=metadata)
-            self._chunk("error", errorText=redacted(end.error.message))
+            self._chunk("error", errorText=text)
             self._chunk("finish", finishReason="error")
         else:
             self._chunk("message-metadata", messageMetadata=metadata)

@@ -36,9 +36,11 @@ from runstream.view.entries import (
 from runstream.view.response_fold import DELTAS
 from runstream.view.run_view import RunView
 
-__all__ = ["Call", "Said", "Telling", "frame", "is_settled", "pause_id", "place_of"]
+__all__ = ["HEARTBEAT", "NOT_WAITING", "Call", "Said", "Telling", "frame", "is_settled", "pause_id", "place_of"]
 
 HEARTBEAT: Final = b": \n\n"
+NOT_WAITING: Final = "the run has ended instead of waiting for the answer: begin a new one"
+"""Why an answer comes to nothing where runs do not wait in place."""
 
 _encode_json = msgspec.json.Encoder(enc_hook=plain).encode
 
@@ -69,7 +71,7 @@ def place_of(given: str) -> tuple[str, int, str] | None:
 class Said:
     """A message or reasoning, as far as it was told."""
 
-    __slots__ = ("agent", "entry", "id", "is_void", "path", "sent", "spot", "state")
+    __slots__ = ("agent", "entry", "id", "is_cut", "is_void", "path", "sent", "spot", "state")
 
     def __init__(self, id: str, entry: MessageEntry | ReasoningEntry, path: tuple[str, ...], agent: str | None) -> None:
         self.id = id
@@ -83,6 +85,8 @@ class Said:
         """`new`, `open`, `ended`"""
         self.spot: Any = None
         """Which piece of it grows at present."""
+        self.is_cut = False
+        """Whether a piece of it is missing: its whole text, once it is there, does not continue what was told."""
         self.is_void = False
 
 
@@ -173,7 +177,7 @@ class Telling:
 
     def _take(self, event: Event) -> None:
         self.seq, self.at = event.seq, event.at
-        if event.kind == MODEL and event.data.type in DELTAS:
+        if _is_delta(event):
             changed = self.view.apply(event)
             if changed:
                 self._grow(event, changed[0])
@@ -199,6 +203,7 @@ class Telling:
         elif event.kind == RUN_END:
             for told in list(self.said.values()):
                 self._show(told.entry, event)
+                self._end_part(told)
             self.ended(event.data)
             self.is_over = True
 
@@ -242,7 +247,8 @@ class Telling:
         if told.state == "ended":
             self._note_void(told)
             return
-        text = entry.text
+        told.is_cut = told.is_cut or entry.cut
+        text = "" if told.is_cut and not _is_delta(event) else entry.text
         if len(text) > told.sent and not entry.void:
             if told.state == "new":
                 self.said[entry.id] = told
@@ -309,14 +315,23 @@ class Telling:
         """What has run under a call ends with it."""
         for entry in strand.entries:
             told = self.said.get(entry.id)
-            if isinstance(told, Said) and told.state == "open":
-                told.state = "ended"
-                self.said_ended(told)
-            elif isinstance(told, Call) and told.state != "ended":
-                self._advance(told)
-                if told.state != "ended":
+            if told is not None:
+                if isinstance(told, Call) and told.state != "ended":
+                    self._advance(told)
+                self._end_part(told)
+                if isinstance(told, Call) and told.state != "ended":
                     told.state = "ended"
                     self.call_ended(told)
+
+    def _end_part(self, told: Said | Call) -> None:
+        """Nothing more of it grows, whether or not its end was seen."""
+        if told.state == "open":
+            if isinstance(told, Call):
+                told.state = "ready"
+                self.call_ready(told)
+            else:
+                told.state = "ended"
+                self.said_ended(told)
 
     # Pauses.
 
@@ -326,6 +341,11 @@ class Telling:
         if not pending or any(entry.call_id in self._expected for entry in pending):
             return False
         return _is_still(self.view.main)
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether this is what comes of a client's answers."""
+        return self._told_up_to > 0
 
     def waiting(self) -> list[Call]:
         """The calls that wait for a person."""
@@ -399,6 +419,10 @@ def is_settled(entry: ToolEntry | HandoffEntry) -> bool:
     if isinstance(entry, HandoffEntry):
         return entry.state != "requested"
     return entry.state not in ("arguments", "waiting", "running", "rejected") or entry.output is not None
+
+
+def _is_delta(event: Event) -> bool:
+    return event.kind == MODEL and event.data.type in DELTAS
 
 
 def _spot_of(event: Event) -> tuple[Any, ...]:

@@ -113,11 +113,64 @@ def test_a_pause_that_is_over_is_none() -> None:
     assert told(log, expected={"c3"})[-1]["type"] == "RUN_ERROR"
 
 
+async def test_an_answer_that_comes_to_nothing() -> None:
+    """A run that ends instead of waiting says so to whoever answers; it does not ask again."""
+    log = (await logs())["interrupted"]
+    asked = told(log)[-1]
+    assert asked["outcome"]["type"] == "interrupt"
+    seq = log[-2].seq
+    assert told(log, told_up_to=seq, live_from=seq)[-1]["code"] == "run_ended"
+
+
 def test_a_run_that_is_asked_for_again_takes_back_what_the_client_has() -> None:
     """The snapshot comes first, with the messages of others only."""
     own = {"id": "run_1-5", "role": "assistant", "content": "Half a"}
     again = AgUi("run_1", RunAgentInput("thread-1", "r1", [*BEFORE, own]), is_known=True)
     assert events_of(again.opening)[1]["messages"] == BEFORE
+
+
+def test_an_agent_that_fails_as_a_tool() -> None:
+    """It is a subagent that fails, not the run."""
+    log = Log().start()
+    ask = call("ask_expert", "c1")
+    log.created()
+    log.completed(ask)
+    log.item("tool_call_item", ask)
+    log.path, log.agent = ("c1",), "Expert"
+    log.created()
+    log.delta("Let me", item_id="n")
+    log.path, log.agent = (), "Desk"
+    log.item("tool_call_output_item", output("c1", "An error occurred while running the tool. No."))
+    types = [event["type"] for event in told(log.end().events)]
+    began = types.index("SUBAGENT_STARTED")
+    assert types[began:] == [
+        "SUBAGENT_STARTED",
+        "TEXT_MESSAGE_START",
+        "TEXT_MESSAGE_CONTENT",
+        "TEXT_MESSAGE_END",
+        "SUBAGENT_ERROR",
+        "TOOL_CALL_RESULT",
+        "STEP_FINISHED",
+        "RUN_FINISHED",
+    ]
+
+
+async def test_events_that_are_no_longer_kept() -> None:
+    """With a hole anywhere all that is open ends, and no text is told twice or put together wrongly."""
+    log = (await logs())["nested"]
+    for first in range(1, len(log) - 1):
+        for length in (1, 4, 20):
+            events = told([*log[:first], *log[first + length : -1], log[-1]])
+            ends = {"TEXT_MESSAGE_START": "TEXT_MESSAGE_END", "TOOL_CALL_START": "TOOL_CALL_END"}
+            ends |= {"REASONING_START": "REASONING_END", "SUBAGENT_STARTED": "SUBAGENT_FINISHED"}
+            types = [event["type"] for event in events]
+            for start, end in ends.items():
+                assert types.count(start) == types.count(end) + (types.count("SUBAGENT_ERROR") if "SUB" in start else 0)
+            texts: dict[str, str] = {}
+            for event in events:
+                if event["type"] == "TEXT_MESSAGE_CONTENT":
+                    texts[event["messageId"]] = texts.get(event["messageId"], "") + event["delta"]
+            assert all(text in "Let me ask. It was lost. Done." for text in texts.values())
 
 
 def test_a_stream_that_cannot_go_on_says_so() -> None:

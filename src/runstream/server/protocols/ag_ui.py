@@ -230,7 +230,7 @@ class AgUi(Telling):
         void, self._void = self._void, []
         value = {
             "reason": entry.reason,
-            "detail": entry.detail,
+            "detail": None if entry.detail is None else redacted(entry.detail),
             "nextModel": entry.next_model,
             "messageIds": [told.id for told in void if isinstance(told, Said)],
             "toolCallIds": [told.id for told in void if isinstance(told, Call)],

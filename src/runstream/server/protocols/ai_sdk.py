@@ -213,7 +213,11 @@ class AiSdk(Telling):
     def discarded(self, entry: DiscardedEntry, event: Event) -> None:
         if not event.path and self._in_step:
             self._chunk("reset-step")
-        data = {"reason": entry.reason, "detail": entry.detail, "nextModel": entry.next_model}
+        data = {
+            "reason": entry.reason,
+            "detail": None if entry.detail is None else redacted(entry.detail),
+            "nextModel": entry.next_model,
+        }
         self._chunk("data-discarded", data=data, transient=True)
 
     # Ends.

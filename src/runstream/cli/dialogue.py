@@ -25,6 +25,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 
+from runstream.cli.above import printed_above
 from runstream.cli.slash import COMMANDS, Ledger, carry_out, is_command
 from runstream.clock import Clock, system_clock
 from runstream.errors import RunSealed
@@ -104,6 +105,11 @@ class Dialogue:
 
     async def run(self) -> int:
         """Ask and answer until the person leaves; returns the exit status. Raises HardQuit."""
+        # What tools print, and what is logged, goes above the prompt, too.
+        with printed_above(lambda lines: self._do(self._print(lines))):
+            return await self._converse()
+
+    async def _converse(self) -> int:
         await self._greet()
         loop = asyncio.get_running_loop()
         try:

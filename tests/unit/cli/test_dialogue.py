@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -205,6 +206,24 @@ async def test_what_is_typed_meanwhile() -> None:
         await terminal.shows("I hurry.")
         assert "word59\n\n> hurry\n\nI hurry." in terminal.text
         assert "(waits)" not in terminal.text
+
+
+async def test_what_tools_print() -> None:
+    """It stands above the prompt, as does what is logged; nothing is torn apart."""
+
+    @function_tool
+    def loud() -> str:
+        """Print."""
+        print("the tool says this")
+        logging.getLogger("of a tool").warning("and logs that")
+        return "done"
+
+    async with talking(local(desk(ToolCall("loud", {}), "Said.", tools=[loud]))) as terminal:
+        terminal.type("go" + ENTER)
+        await terminal.shows("Said.")
+        await terminal.shows("first text")
+        for line in ("the tool says this", "> go", "Said."):
+            assert line in terminal.lines
 
 
 async def test_several_lines() -> None:

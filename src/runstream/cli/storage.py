@@ -6,6 +6,7 @@ Imports click alone: the library is loaded when a command works.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -54,9 +55,16 @@ async def stored(url: str, *, creates: bool = False) -> AsyncGenerator[Store]:
     from runstream.log.open_store import open_store
 
     store = open_store(url)
+    logger = logging.getLogger("runstream")
+    level = logger.level
     if not creates:
         _check_file(store.url)
-    await store.open()
+        # How a server is set up matters to those who enter runs and carry them out: they are told.
+        logger.setLevel(logging.ERROR)
+    try:
+        await store.open()
+    finally:
+        logger.setLevel(level)
     try:
         yield store
     finally:

@@ -196,9 +196,10 @@ class Lane:
         else:
             self._unsent.append((data, future, len(commands)))
             if self._connecting is None:
-                self._connecting = asyncio.create_task(self._connect())
+                self._begin_connecting()
         if self._watching is None and not self._closed:
             self._watching = asyncio.create_task(self._watch())
+            self._watching.add_done_callback(self._watched)
         return future
 
     def interrupt(self, reason: str) -> None:
@@ -220,10 +221,14 @@ class Lane:
             self.interrupt("the store was closed")
             await self._wire.lost
 
+    def _begin_connecting(self) -> None:
+        self._connecting = asyncio.create_task(self._connect())
+        # A callback, since a task that is cancelled before its first step comes to no `finally`.
+        self._connecting.add_done_callback(self._connected)
+
     async def _connect(self) -> None:
         from redis.exceptions import RedisError
 
-        error: Exception = ConnectionResetError("the store was closed")
         try:
             wire = _Wire(self._options.shown)
             connection = self._new_connection()
@@ -237,25 +242,36 @@ class Lane:
                 if not future.done():
                     wire.ask(data, future, count)
             self._unsent.clear()
-        except (RedisError, OSError) as failure:
-            error = failure
-        finally:
-            self._connecting = None
-            unsent, self._unsent = self._unsent, []
-            for _, future, _ in unsent:
-                _fail(future, error, self._options.shown)
+        except (RedisError, OSError) as error:
+            self._fail_unsent(error)
+
+    def _connected(self, connecting: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if self._closed:
+            self._fail_unsent(ConnectionResetError("the store was closed"))
+        elif connecting.cancelled():
+            self._fail_unsent(ConnectionResetError("connecting was given up"))
+        elif (unexpected := connecting.exception()) is not None:
+            self._fail_unsent(unexpected)
+        elif self._unsent:
+            self._begin_connecting()  # it was lost at once, and asked for again
+
+    def _fail_unsent(self, error: BaseException) -> None:
+        unsent, self._unsent = self._unsent, []
+        for _, future, _ in unsent:
+            _fail(future, error, self._options.shown)
 
     async def _watch(self) -> None:
         """Takes the connection for lost when an answer is too late."""
-        try:
-            while self._connecting is not None or (self._wire is not None and self._wire.waits):
-                wire = self._wire
-                answered = 0 if wire is None else wire.answered
-                await self._clock.sleep(self.patience_s)
-                if wire is not None and wire.waits and wire.answered == answered:
-                    wire.hang_up(TimeoutError(f"no answer within {self.patience_s:g} s"))
-        finally:
-            self._watching = None
+        while self._connecting is not None or (self._wire is not None and self._wire.waits):
+            wire = self._wire
+            answered = 0 if wire is None else wire.answered
+            await self._clock.sleep(self.patience_s)
+            if wire is not None and wire.waits and wire.answered == answered:
+                wire.hang_up(TimeoutError(f"no answer within {self.patience_s:g} s"))
+
+    def _watched(self, watching: asyncio.Task[None]) -> None:
+        self._watching = None
 
     def _new_connection(self) -> AbstractConnection:
         from redis.asyncio.connection import Connection

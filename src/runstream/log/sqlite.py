@@ -82,6 +82,9 @@ class SQLiteStore:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
         self._opening = asyncio.Lock()
+        self._openers: tuple[asyncio.AbstractEventLoop | None, int] = (None, 0)
+        """The event loop in which it is being opened, and by how many there."""
+        self._openers_lock = threading.Lock()
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._heart_lock = threading.Lock()
@@ -92,8 +95,23 @@ class SQLiteStore:
         return f"sqlite:///{self._file.path}"
 
     async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        with self._openers_lock:
+            opener, count = self._openers
+            if count and opener is not loop and opener is not None and not opener.is_closed():
+                raise UserError(f"the store {self.url} is being opened in another event loop: make one for each")
+            if opener is not loop:
+                self._opening = asyncio.Lock()  # one belongs to the loop that has waited for it
+                count = 0
+            self._openers = loop, count + 1
+        try:
+            await self._open(loop)
+        finally:
+            with self._openers_lock:
+                self._openers = loop, self._openers[1] - 1
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         async with self._opening:
-            loop = asyncio.get_running_loop()
             if self._writer is not None and self._reader is not None and self._loop is not None:
                 if not self._loop.is_closed():
                     self._check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from runstream.agent.agent import Agent
@@ -245,7 +245,7 @@ class Worker:
         _runs_logger.info(
             "%s %s (%s, queue %s, delivery %d)", how, run_id, record.agent, record.queue, record.deliveries
         )
-        run.start(drive(run))
+        run.start(_told_elsewhere(drive(run)))
         task = asyncio.get_running_loop().create_task(self._watch(run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -278,3 +278,11 @@ class Worker:
                 del self._runs[run.run_id]  # else this worker has taken it over from itself
                 self._idle.discard(run.run_id)
             self._freed.set()
+
+
+async def _told_elsewhere(driving: Coroutine[Any, Any, None]) -> None:
+    """A run that was handed over is no failure: `asyncio.run` reports those of tasks that it cancels at its end."""
+    try:
+        await driving
+    except LeaseLost:
+        pass  # `_watch` has it from the run

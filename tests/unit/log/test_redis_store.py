@@ -264,3 +264,18 @@ async def test_a_store_in_two_event_loops_at_once(redis_url: str) -> None:
         await asyncio.to_thread(lambda: asyncio.run(store.open()))
     await begin(store)
     await store.aclose()
+
+
+async def test_tasks_of_a_connection_that_are_cancelled_before_they_began(redis_url: str) -> None:
+    """As `asyncio.run` does at its end: who waits is told, and who asks next gets a connection."""
+    store = await opened(redis_url)
+    lane = store._server.new_lane(None)
+    before = asyncio.all_tasks()
+    asking = lane.ask([("PING",)])
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    with pytest.raises(StoreUnavailable, match="connecting was given up"):
+        await asking
+    assert await lane.ask([("PING",)]) == [b"PONG"]
+    await lane.aclose()
+    await store.aclose()

@@ -18,6 +18,7 @@ from runstream.errors import StoreError, StoreUnavailable, UserError
 from runstream.log.base import Append, Command, NewRun, Segment, Tail
 from runstream.log.sqlite import SQLiteStore
 from runstream.log.sqlite_file import StoreFile
+from runstream.log.sqlite_writer import Writer
 
 
 async def begun(place: Path, **options: float) -> tuple[SQLiteStore, int]:
@@ -446,3 +447,32 @@ async def test_a_process_that_is_killed(tmp_path: Path) -> None:
     assert claim is not None
     assert await store.append([Append("run_1", claim.epoch, Segment(len(found) + 1, len(found) + 1, b"x"))]) == [None]
     await store.aclose()
+
+
+async def test_two_threads_that_open_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one event loop opens it, another one is told so at once, and does not wait for what never wakes it."""
+    store = SQLiteStore(tmp_path / "runs.db")
+    started, go_on = threading.Event(), asyncio.Event()
+    start = Writer.start
+
+    async def start_slowly(writer: Writer) -> None:
+        started.set()
+        await go_on.wait()
+        await start(writer)
+
+    monkeypatch.setattr(Writer, "start", start_slowly)
+    opening = asyncio.create_task(store.open())
+    await asyncio.to_thread(started.wait, 5)
+    with pytest.raises(UserError, match="being opened in another event loop"):
+        await asyncio.to_thread(lambda: asyncio.run(store.open()))
+    also = asyncio.create_task(store.open())
+    go_on.set()
+    await asyncio.gather(opening, also)
+    await store.aclose()
+    monkeypatch.undo()
+
+    async def open_and_close() -> None:
+        await asyncio.gather(store.open(), store.open())
+        await store.aclose()
+
+    await asyncio.to_thread(lambda: asyncio.run(open_and_close()))

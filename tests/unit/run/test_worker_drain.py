@@ -12,7 +12,7 @@ import pytest
 from runstream import Agent, Runner, function_tool
 from runstream.log.memory_store import MemoryStore
 from runstream.run.worker import Worker
-from runstream.testing import FakeClock, ScriptedModel, ToolCall, say
+from runstream.testing import FakeClock, ScriptedModel, ToolCall, Turn, say
 
 
 class Gate:
@@ -135,3 +135,32 @@ async def test_a_line_for_each_run(store: MemoryStore, caplog: pytest.LogCapture
     assert "as completed after" in lines
     assert "as failed after" in lines
     assert "ValueError('no more')" in lines
+
+
+def test_a_worker_that_the_program_ends_under_hands_on_without_a_word() -> None:
+    """`asyncio.run` cancels it and its runs at its end, in any order: that they were handed over is no failure that it
+    has to report."""
+
+    async def main() -> str:
+        store = MemoryStore("memory://")
+        await store.open()
+        stores.append(store)
+        agent = Agent(name="Desk", model=ScriptedModel([Turn(["a b c d"], every_s=10.0)]))
+        worker = Worker([agent], store=store)
+        tasks.append(asyncio.create_task(worker.run()))
+        run_id = await Runner.submit(agent, "hi", store=store)
+        run = await Runner.attach(run_id, store=store)
+        async for event in run.events():
+            if event.kind == "model":
+                break
+        return run_id
+
+    async def status(run_id: str) -> str:
+        return (await stores[0].find(run_id)).status
+
+    stores: list[MemoryStore] = []
+    tasks: list[asyncio.Task[None]] = []
+    for _ in range(8):  # the order is a matter of chance
+        stores.clear()
+        run_id = asyncio.run(main())  # a complaint of asyncio fails the test
+        assert asyncio.run(status(run_id)) in ("queued", "cancelled")

@@ -169,6 +169,8 @@ def _sessions(file: str | None) -> Any:
 def _serve(app: Any, service: Service, host: str, port: int, root_path: str) -> None:
     import uvicorn
 
+    from runstream.server.request_head import bounded_heads
+
     class Server(uvicorn.Server):
         """Lets the runs end before it closes its connections, so that their readers see how."""
 
@@ -201,6 +203,7 @@ def _serve(app: Any, service: Service, host: str, port: int, root_path: str) -> 
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_FEW_TASKS_S,
+        http=bounded_heads(),
         server_header=False,
         date_header=False,
     )

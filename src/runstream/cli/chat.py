@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runstream.agent.agent import Agent
     from runstream.cli.conversation import Conversation
     from runstream.models.provider import OpenAIProvider
+    from runstream.sessions.sqlite import SQLiteSession
     from runstream.testing.steps import Turn
 
 __all__ = ["command"]
@@ -179,21 +180,12 @@ async def _local(
     if store and session is None:
         session = new_name("chat")
 
-    def session_of(name: str) -> Any:
-        from runstream.server.requests import session_key
-        from runstream.server.service import data_folder
-        from runstream.sessions.sqlite import SQLiteSession
-
-        # The same conversation as on a server of this person.
-        path = os.path.expanduser(sessions) if sessions else data_folder() / "sessions.db"
-        return SQLiteSession(session_key(name, None) or name, path)
-
     talk = LocalConversation(
         agents,
         config,
         title=title,
         session=session,
-        session_of=session_of,
+        session_of=lambda name: _session(name, sessions),
         where=f"--store {store}" if store else "",
         stays=stays,
     )
@@ -203,6 +195,24 @@ async def _local(
             raise click.UsageError(f"there is no agent {agent_name!r}: there are {', '.join(talk.agents)}")
         talk.choose(agent_name)
     return talk
+
+
+def _session(name: str, file: str | None) -> SQLiteSession:
+    """The conversation of that name: the same as on a server of this person."""
+    import sqlite3
+
+    from runstream.server.answers import Refused
+    from runstream.server.requests import session_key
+    from runstream.server.service import data_folder
+    from runstream.sessions.sqlite import SQLiteSession
+
+    path = os.path.expanduser(file) if file else str(data_folder() / "sessions.db")
+    try:
+        return SQLiteSession(session_key(name, None) or name, path)
+    except Refused as error:
+        raise click.UsageError(f"--session {name!r}: {error.message}") from error
+    except sqlite3.Error as error:
+        raise click.ClickException(f"conversations cannot be kept in {path}: {error}") from error
 
 
 def _provider(base_url: str | None) -> OpenAIProvider | None:

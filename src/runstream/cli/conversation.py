@@ -8,7 +8,7 @@ Invariant: after an answer, however it ended, the next question can be asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -112,7 +112,7 @@ class LocalConversation:
         *,
         title: str = "",
         session: str | None = None,
-        session_of: Any = None,
+        session_of: Callable[[str], Session] | None = None,
         where: str = "",
         stays: bool = True,
     ) -> None:
@@ -121,7 +121,7 @@ class LocalConversation:
         self._active = agents[0]
         self._history: list[Any] = []
         self._session_of = session_of
-        self._session: Session | None = None if session is None else session_of(session)
+        self._session: Session | None = None if session is None or session_of is None else session_of(session)
         self._stays = stays
         self.session = session
         self.title = title or f"agent{'s' if len(agents) > 1 else ''} {', '.join(self._agents)}"
@@ -150,7 +150,7 @@ class LocalConversation:
 
     async def begin_anew(self) -> None:
         self._history = []
-        if self.session is not None:
+        if self.session is not None and self._session_of is not None:
             self.session = new_name(self.session)
             await _close(self._session)
             self._session = self._session_of(self.session)

@@ -116,6 +116,14 @@ def test_a_session_and_a_store(desk: Any, tmp_path: Path) -> None:
     assert listed.count("completed") == 2
 
 
+def test_a_session_that_cannot_be(desk: Any) -> None:
+    """A name or a file that is none is said at once."""
+    agents = desk(ScriptedModel([]))
+    assert "a session is named by 1 to 200 printable characters" in say("", agents, "--session", "a\nb").stderr
+    result = say("", agents, "--session", "a", "--sessions", "/nowhere/s.db")
+    assert "conversations cannot be kept in /nowhere/s.db: unable to open" in result.stderr
+
+
 def test_what_does_not_go_together() -> None:
     """A server has its agents; a server that is not there is said to be so."""
     assert "do not go with it" in say("", "a:b", "--url", "http://127.0.0.1:9").stderr

@@ -1,6 +1,8 @@
 # make demo   set up and show the main job, without a key
 # make test   set up and run every test
 # make check  what CI runs before a merge: lint, format, types, import graph, sizes, tests
+# make page   build the page of the server from its sources in page/ (needs Node)
+# make screenshots  draw docs/assets/page-*.png from a real run on the page (needs Chromium)
 # make record draw docs/assets/demo.svg from a real run of the demo
 # make chaos  kill workers, readers and servers, and check every log and reader (ARGS="redis --kills 100 --seed 1")
 # make soak   2,000 runs with random faults, cancels and readers in one process (ARGS="--runs 100 --seed 1")
@@ -10,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint types install bench chaos soak record clean
+.PHONY: demo test check lint types install bench chaos soak page screenshots record clean
 
 demo: install
 	@$(BIN)/runstream demo $(ARGS)
@@ -38,6 +40,12 @@ chaos: install
 soak: install
 	PYTHONPATH=tests $(BIN)/python -W error::ResourceWarning -m soak $(ARGS)
 
+page: install
+	cd page && node build.mjs
+
+screenshots: page
+	$(BIN)/python tools/screenshots.py
+
 record: install
 	$(BIN)/python tools/record_demo.py
 
@@ -52,6 +60,8 @@ $(VENV)/.installed: pyproject.toml tests/clients/package-lock.json
 	@$(BIN)/python tests/redis_server.py
 	@$(BIN)/python tests/nginx_server.py
 	@$(BIN)/python tests/node_tools.py
+	@$(BIN)/python tests/page_tools.py
+	@$(BIN)/python tests/chromium.py
 	@touch $@
 
 clean:

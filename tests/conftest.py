@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("redis_fixtures", "node_tools", "page_tools")
+pytest_plugins = ("redis_fixtures", "node_tools", "page_tools", "chromium")
 
 # No test speaks TLS. Each HTTP client reads the certificates of all authorities, which takes 20 ms: here it is one.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data" / "authority.pem")

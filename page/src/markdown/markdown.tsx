@@ -88,15 +88,17 @@ function Table({ token }: { token: any }): VNode {
   return (
     <div class="table" tabIndex={0} role="group" aria-label="Table">
       <table>
-        <thead class={token.header.some((cell: any) => cell.text) ? undefined : "sr-only"}>
-          <tr>
-            {token.header.map((cell: any, index: number) => (
-              <th key={index} class={side(index)} scope="col">
-                {inline(cell.tokens)}
-              </th>
-            ))}
-          </tr>
-        </thead>
+        {token.header.some((cell: any) => cell.text) && (
+          <thead>
+            <tr>
+              {token.header.map((cell: any, index: number) => (
+                <th key={index} class={side(index)} scope="col">
+                  {inline(cell.tokens)}
+                </th>
+              ))}
+            </tr>
+          </thead>
+        )}
         <tbody>
           {token.rows.map((row: any[], number: number) => (
             <tr key={number}>
@@ -205,7 +207,7 @@ export function Code({
         <span>{language || "text"}</span>
         <Copy text={() => code} label="Copy code" />
       </div>
-      <pre tabIndex={0} aria-label={`Code${language ? `, ${language}` : ""}`} role="region">
+      <pre tabIndex={0} aria-label={`Code${language ? `, ${language}` : ""}`} role="group">
         <code>{colour(kept, code, language, growing)}</code>
       </pre>
     </div>

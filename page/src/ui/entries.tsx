@@ -102,12 +102,12 @@ function isEmpty(entry: Entry): boolean {
 
 export function AgentName({ name }: { name: string }): VNode {
   return (
-    <h3 class="agent-name">
+    <h2 class="agent-name">
       <span class="avatar" aria-hidden="true">
         {name.trim().charAt(0).toUpperCase() || "?"}
       </span>
       {name}
-    </h3>
+    </h2>
   );
 }
 

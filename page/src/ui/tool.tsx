@@ -204,7 +204,7 @@ function Output({ entry }: { entry: ToolEntry }): VNode | null {
         <span>Result</span>
         <Copy text={() => entry.output ?? ""} label="Copy result" />
       </div>
-      {data ? <Data value={data} /> : <pre tabIndex={0} role="region" aria-label="Result">{entry.output}</pre>}
+      {data ? <Data value={data} /> : <pre tabIndex={0} role="group" aria-label="Result">{entry.output}</pre>}
       {pictures.map((source, index) => (
         <img key={index} src={source} alt={`Picture ${index + 1} of the result`} />
       ))}

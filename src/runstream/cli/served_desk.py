@@ -173,13 +173,13 @@ def served_desk(*, scripted: bool, pace: float = 1.0) -> Agent[Any]:
 
 
 def _scripted(choose: Callable[[Sequence[Any], str], Any], pace: float) -> Any:
-    """A model that plays what `choose` gives for what came after the last message of the user, and that message."""
+    """A model that plays what `choose` gives for the conversation so far, and the last message of the user."""
 
     def step(call: ModelCall) -> Turn:
         given: Any = call.input
         items: list[Any] = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
-        last = max((place for place, item in enumerate(items) if read_field(item, "role") == "user"), default=0)
-        chosen = choose(items[last + 1 :], _text(items[last]) if items else "")
+        asked = next((_text(item) for item in reversed(items) if _is_of_user(item)), "")
+        chosen = choose(items, asked)
         turn = chosen if isinstance(chosen, Turn) else Turn(chosen)
         return replace(turn, every_s=0.022 * pace, first_after_s=0.35 * pace)
 
@@ -191,6 +191,16 @@ def _text(message: Any) -> str:
     if isinstance(content, str):
         return content
     return " ".join(read_text(part, "text") or "" for part in cast("list[Any]", content or []))
+
+
+def _is_of_user(item: Any) -> bool:
+    return read_field(item, "role") == "user"
+
+
+def _after(items: Sequence[Any], holds: Callable[[Any], bool]) -> Sequence[Any]:
+    """What came after the last item of which it holds."""
+    last = max((place for place, item in enumerate(items) if holds(item)), default=-1)
+    return items[last + 1 :]
 
 
 def _outputs(items: Sequence[Any]) -> list[str]:
@@ -205,7 +215,7 @@ def _order(text: str) -> str:
 
 def _desk(items: Sequence[Any], asked: str) -> Any:
     words = asked.lower()
-    if _outputs(items):
+    if _outputs(_after(items, _is_of_user)):
         return [HandoffTo("Refund Agent", {})]
     if re.search(r"order|refund|money|kettle|lid|broken|crack", words):
         question = "Can a cracked lid of the Stonewell kettle be repaired, and is it safe to go on using it?"
@@ -224,12 +234,13 @@ def _desk(items: Sequence[Any], asked: str) -> Any:
 
 
 def _expert(items: Sequence[Any], asked: str) -> Any:
-    if not _outputs(items):
+    if not _outputs(_after(items, _is_of_user)):
         return [ToolCall("read_manual", {"article": "Stonewell kettle"})]
     return [Message("No: lids of this kettle are not sold separately, and with a crack it is **not safe** to use.")]
 
 
 def _refunds(items: Sequence[Any], asked: str) -> Any:
+    items = _after(items, lambda item: read_field(item, "name") == "transfer_to_refund_agent")
     if not any(read_field(item, "name") == "refund_order" for item in items):
         facts = {"order_id": _order(asked), "amount": "34.90 EUR", "reason": "cracked lid"}
         return [ToolCall("refund_order", facts)]

@@ -112,7 +112,7 @@ class LocalConversation:
         *,
         title: str = "",
         session: str | None = None,
-        session_of: Callable[[str], Session] | None = None,
+        session_of: Callable[[str], Any] | None = None,
         where: str = "",
         stays: bool = True,
     ) -> None:

@@ -229,12 +229,13 @@ class GuardedModel(WrappedModel):
 
 
 class _GuardedBatches:
-    __slots__ = ("_batches", "_breaker", "_permit")
+    __slots__ = ("_batches", "_breaker", "_is_probe", "_permit")
 
     def __init__(self, breaker: CircuitBreaker, batches: ModelBatches) -> None:
         self._breaker = breaker
         self._batches = batches
         self._permit: Permit | None = None
+        self._is_probe = False
 
     def __aiter__(self) -> _GuardedBatches:
         return self
@@ -243,6 +244,7 @@ class _GuardedBatches:
         permit = self._permit
         if permit is None:
             permit = self._permit = self._breaker.enter()
+            self._is_probe = permit.is_probe
         try:
             batch = await self._batches.__anext__()
         except StopAsyncIteration:
@@ -254,22 +256,24 @@ class _GuardedBatches:
         except BaseException:
             permit.leave()
             raise
-        self._read(batch, permit)
+        events = cast("list[Any]", batch.events)
+        if events:
+            kind: str = events[-1].type
+            if self._is_probe or not kind.endswith(".delta"):
+                self._read(events, kind, permit)
         return batch
 
-    def _read(self, batch: ModelBatch, permit: Permit) -> None:
-        events = cast("list[Any]", batch.events)
-        kind = events[-1].type if events else ""
+    def _read(self, events: list[Any], kind: str, permit: Permit) -> None:
         if kind == "response.completed" or kind == "response.incomplete":
             permit.succeed()
-        elif permit.is_probe or not kind.endswith(".delta"):
+        else:
             failed = next((event for event in events if event.type in FAILURE_EVENTS), None)
             if failed is not None:
                 try:
                     permit.fail(failure_of(failed))
                 except (AttributeError, TypeError, ValueError) as error:
                     permit.fail(error)
-            elif permit.is_probe and any(event.type not in LIFECYCLE for event in events):
+            elif self._is_probe and any(event.type not in LIFECYCLE for event in events):
                 permit.succeed()  # others need not wait for the end of a long answer
 
     async def aclose(self) -> None:

@@ -92,6 +92,9 @@ class _TimedBatches:
         "_fired",
         "_has_content",
         "_limits",
+        "_loop",
+        "_next",
+        "_now",
         "_option",
         "_reader",
         "_silent_since",
@@ -101,12 +104,15 @@ class _TimedBatches:
 
     def __init__(self, batches: ModelBatches, limits: TimeLimits, clock: Clock, option: str) -> None:
         self._batches = batches
+        self._next = batches.__anext__
         self._limits = limits
         self._clock = clock
+        self._now = clock.now
         self._option = option
         self._started = 0.0
         self._silent_since: float | None = None
         self._has_content = False
+        """Of content that is no text."""
         self._events = 0
         self._chars = 0
         self._reader: asyncio.Task[Any] | None = None
@@ -116,6 +122,8 @@ class _TimedBatches:
         self._fired: TimeoutPhase | None = None
         """The limit for whose sake the wait was ended."""
         self._watcher: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The one that it is read in: to ask for it takes longer than all the rest that is done for a batch."""
 
     def __aiter__(self) -> _TimedBatches:
         return self
@@ -123,15 +131,16 @@ class _TimedBatches:
     async def __anext__(self) -> ModelBatch:
         if self._watcher is None:
             self._started = self._clock.now()
-            self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="time limits of a model call")
+            self._loop = asyncio.get_running_loop()
+            self._watcher = self._loop.create_task(self._watch(), name="time limits of a model call")
         elif self._due is not None:
             raise self._error(self._due)
         if self._silent_since is None:
-            self._silent_since = self._clock.now()
-        reader = self._reader = cast("asyncio.Task[Any]", asyncio.current_task())
+            self._silent_since = self._now()
+        reader = self._reader = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
         cancelling = reader.cancelling()
         try:
-            batch = await self._batches.__anext__()
+            batch = await self._next()
         except BaseException as error:
             self._reader = None
             phase = self._fired
@@ -145,29 +154,23 @@ class _TimedBatches:
             # What was waited for has swallowed the cancellation.
             reader.uncancel()
             raise self._error(self._fired)
-        self._take(batch)
+        events = cast("list[Any]", batch.events)
+        self._events += len(events)
+        for event in events:
+            kind: str = event.type
+            if kind.endswith(".delta"):
+                if event.delta:
+                    self._chars += len(event.delta)
+                    self._silent_since = None
+            elif kind not in _NO_CONTENT:
+                self._silent_since = None
+                self._has_content = True
         return batch
 
     async def aclose(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
         await self._batches.aclose()
-
-    def _take(self, batch: ModelBatch) -> None:
-        events = cast("list[Any]", batch.events)
-        self._events += len(events)
-        has_content = False
-        for event in events:
-            kind = event.type
-            if kind.endswith(".delta"):
-                size = len(event.delta or "")
-                self._chars += size
-                has_content |= size > 0
-            elif kind not in _NO_CONTENT:
-                has_content = True
-        if has_content:
-            self._has_content = True
-            self._silent_since = None
 
     def _error(self, phase: TimeoutPhase) -> ModelTimeoutError:
         is_whole = phase == "model_call"
@@ -204,7 +207,7 @@ class _TimedBatches:
         deadlines: list[tuple[float, TimeoutPhase]] = []
         if limits.model_call_s is not None:
             deadlines.append((started + limits.model_call_s, "model_call"))
-        if self._has_content:
+        if self._has_content or self._chars:
             if limits.idle_s is not None:
                 since = now if self._silent_since is None else self._silent_since
                 deadlines.append((since + limits.idle_s, "idle"))

@@ -84,6 +84,7 @@ class ActiveRun(RunLog):
         "is_nested",
         "kept",
         "max_turns",
+        "nested",
         "place",
         "previous_response_id",
         "resumed",
@@ -152,6 +153,8 @@ class ActiveRun(RunLog):
         """Calls that wait for a person, where the run has ended for their sake."""
         self.suspended: dict[str, Any] = {}
         """By call id: where the runs (`Standing`) of agents stand that were called as tools and wait for a person."""
+        self.nested: dict[str, ActiveRun] = {}
+        """By call id: the runs of agents that were called as tools, while they go on."""
         self.is_nested = False
         """Whether this is the run of an agent that another run calls as a tool: its log is a part of that run's."""
         self.hands_over = False

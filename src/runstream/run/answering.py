@@ -37,7 +37,7 @@ async def answer(
         raise RunSealed(run.run_id)
     waiting = pending_of(run)
     request = next((each for each in waiting if each is call or each.call_id == call_id), None)
-    given = [] if isinstance(run, FollowedRun) else run.inbox.answers
+    given = [] if isinstance(run, FollowedRun) else [*run.inbox.early, *run.inbox.answers]
     if request is None:
         given = [*run.fold.approvals, *given]
     earlier = next((each for each in reversed(given) if each.call_id == call_id), None)

@@ -18,7 +18,7 @@ from runstream.run.active import ActiveRun
 from runstream.run.config import ToolErrorFormatterArgs
 from runstream.run.decide import FunctionCall
 from runstream.run.guardrails import answer_call, check_tool_input
-from runstream.run.nested import owner_of
+from runstream.run.nested import owner_of, pending_of
 
 __all__ = [
     "REJECTED_OUTPUT",
@@ -176,12 +176,15 @@ def take_answers(run: ActiveRun, requests: Sequence[ToolApprovalItem]) -> bool:
     """Let the answers that have come in hold; True where one of these requests was answered.
 
     An answer to a call that is not waiting, or was answered already, changes nothing: people may press a button twice.
+    One to a request of a nested run that still does something else is kept until that run waits.
     """
     open_requests = {request.call_id: request for request in requests}
     answered = False
+    others: list[ApprovalResolved] = []
     for answer in run.inbox.take_answers():
         request = open_requests.pop(answer.call_id, None)
         if request is None:
+            others.append(answer)
             continue
         answered = True
         owner = owner_of(run.suspended, request)
@@ -197,6 +200,9 @@ def take_answers(run: ActiveRun, requests: Sequence[ToolApprovalItem]) -> bool:
         run.emit_approval(
             ApprovalResolved(answer.call_id, name, answer.approved, answer.always, answer.message, answer.command)
         )
+    if others:
+        asked = {request.call_id for request in pending_of(run)}
+        run.inbox.early = [answer for answer in others if answer.call_id in asked]
     return answered
 
 

@@ -20,10 +20,12 @@ _logger = logging.getLogger("runstream")
 class Inbox:
     """Answers to requests for approval, and new input, in the order that they came in."""
 
-    __slots__ = ("_waiter", "answers", "closed", "inputs", "last_command", "on_idle", "taken")
+    __slots__ = ("_waiter", "answers", "closed", "early", "inputs", "last_command", "on_idle", "taken")
 
     def __init__(self) -> None:
         self.answers: list[ApprovalResolved] = []
+        self.early: list[ApprovalResolved] = []
+        """Answers to what nested runs have asked that do not wait yet: they do something else besides."""
         self.inputs: list[InputAdded] = []
         self.last_command = 0
         """Number of the latest command that is here or was."""
@@ -69,8 +71,9 @@ class Inbox:
         return inputs
 
     def take_answers(self) -> list[ApprovalResolved]:
-        """What was answered since the last time."""
-        answers, self.answers = self.answers, []
+        """What was answered since the last time, after what was put aside then."""
+        answers = [*self.early, *self.answers]
+        self.early, self.answers = [], []
         return answers
 
     def tell_idle(self, idle: bool) -> None:

@@ -63,6 +63,7 @@ class Nesting:
         """Make that run, which has not begun, the nested one."""
         outer = self._outer
         self._run = run
+        outer.nested[self._call_id] = run
         run.is_nested = True
         run.log = NestedLog(outer.log, self._call_id)
         run.fold.path = run.log.path
@@ -88,6 +89,7 @@ class Nesting:
         if run is None:
             return []
         cast("NestedLog", run.log).close()
+        self._outer.nested.pop(self._call_id, None)
         if run.interruptions:
             self._outer.suspended[self._call_id] = Standing.of(run)
         return list(run.interruptions)
@@ -113,6 +115,8 @@ def pending_of(run: ActiveRun | FollowedRun) -> list[ToolApprovalItem]:
         return [*found, *run.nested_requests.values()]
     for at in run.suspended.values():
         found += requests_of(at)
+    for inner in run.nested.values():
+        found += pending_of(inner)
     return found
 
 

@@ -61,7 +61,7 @@ class Standing:
             run.kept.saved,
             run.kept.input_saved,
             run.omits_reasoning_ids,
-            run.inbox.answers,
+            [*run.inbox.early, *run.inbox.answers],
             run.inbox.inputs,
             {call_id: at for call_id, at in run.suspended.items() if call_id not in answered},
             guardrails=run.guardrails,

@@ -223,12 +223,12 @@ class _Calls:
             else:
                 self._take_in(ready, await run_functions(run, ready))
                 await ask_hosted(run, hosted.to_ask)
+            if self._newly_suspended:
+                self._newly_suspended = False
+                continue  # what it waits for belongs to what answers are taken for
             if take_answers(run, waiting):
                 if run.durable is not None:
                     run.durable.set_status("running")
-                continue
-            if self._newly_suspended:
-                self._newly_suspended = False
                 continue
             if not waiting and not self._under_way:
                 self._answer_twins()

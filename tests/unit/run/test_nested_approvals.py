@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runstream import Agent, RunConfig, Runner, RunResultStreaming, RunState, UserError, function_tool
+from runstream import Agent, RunConfig, Runner, RunResultStreaming, RunState, ToolApprovalItem, UserError, function_tool
 from runstream.log.memory_store import MemoryStore
 from runstream.run.approvals import REJECTED_OUTPUT
 from runstream.testing import FakeClock, ScriptedModel, ToolCall
@@ -156,6 +156,52 @@ async def test_a_run_waits_in_place_for_a_nested_call(levels: int) -> None:
 
 async def _all(result: RunResultStreaming) -> list[Any]:
     return [event async for event in result.events()]
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+async def test_a_nested_call_may_be_answered_as_soon_as_it_is_told(levels: int) -> None:
+    """Whoever reads the request may answer it at once, though the nested run has yet to come to its wait."""
+    desk = Desk(levels=levels)
+    result = Runner.run_streamed(desk.agent, "hi", run_config=RunConfig(on_approval="wait"))
+    async with asyncio.timeout(5):
+        async for event in result.events():
+            if isinstance(event.live, ToolApprovalItem):
+                await result.approve(event.live)
+                await result.approve("p1")  # a second time changes nothing
+                with pytest.raises(UserError, match="was approved already"):
+                    await result.reject("p1")
+    assert (result.final_output, desk.paid) == ("done", [1])
+
+
+async def test_an_early_answer_to_a_nested_call_outlives_the_answers_to_others() -> None:
+    """While the nested run waits for another tool, its request is answered, then one of its caller: both hold."""
+    done, paid = asyncio.Event(), list[str]()
+
+    @function_tool(needs_approval=True)
+    async def pay(to: str) -> str:
+        paid.append(to)
+        return f"paid {to}"
+
+    @function_tool
+    async def count() -> str:
+        await done.wait()
+        return "counted"
+
+    def calls(to: str, other: str, arguments: dict[str, Any]) -> list[Any]:
+        return [ToolCall("pay", {"to": to}, call_id=to), ToolCall(other, arguments, call_id=other)]
+
+    inner = Agent(name="Inner", model=ScriptedModel([calls("inner", "count", {}), "inner done"]), tools=[pay, count])
+    model = ScriptedModel([calls("outer", "ask", {"input": "please"}), "done"])
+    agent = Agent(name="Outer", model=model, tools=[pay, inner.as_tool("ask", None)])
+    result = Runner.run_streamed(agent, "hi", run_config=RunConfig(on_approval="wait"))
+    async with asyncio.timeout(5):
+        async for event in result.events():
+            if isinstance(event.live, ToolApprovalItem) and event.path:
+                await result.approve("inner")
+                await result.approve("outer")
+            if event.kind == "item" and event.data.type == "tool_call_output_item" and not event.path:
+                done.set()
+    assert (result.final_output, paid) == ("done", ["outer", "inner"])
 
 
 async def test_a_nested_call_is_approved_from_elsewhere() -> None:

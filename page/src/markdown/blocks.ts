@@ -52,8 +52,12 @@ export class Blocks {
   private finish(): void {
     const tokens = this.lex(this.text).filter((token) => token.type !== "space" && token.type !== "def");
     const before = this.done;
+    // Addresses may have come after the places that name them.
+    const late = Object.keys(this.links).length > 0;
+    const isSame = (a: Token, b: Token): boolean =>
+      a.raw === b.raw && (!late || JSON.stringify(a) === JSON.stringify(b));
     let same = 0;
-    while (same < before.length && same < tokens.length && before[same]!.token.raw === tokens[same]!.raw) same += 1;
+    while (same < before.length && same < tokens.length && isSame(before[same]!.token, tokens[same]!)) same += 1;
     const added = tokens.slice(same).map((token) => ({ token, key: this.nextKey++ }));
     this.done = [...before.slice(0, same), ...added];
     this.open = [];

@@ -33,6 +33,9 @@ function startOfLast(text: string): number {
 }
 
 function closeInline(text: string): string {
+  // Marks at the very end may be more of them, or open something, or close it: whatever they are, what is open is
+  // closed below.
+  text = text.replace(/[*_~]+$/, "");
   const open: string[] = [];
   let index = 0;
   while (index < text.length) {
@@ -96,8 +99,7 @@ function withoutOpenLink(text: string): string {
 
 function close(text: string, open: string[]): string {
   const marks = [...open];
-  const kept = text.trimEnd();
-  let rest = kept;
+  let rest = text.trimEnd();
   // A mark with nothing after it yet is held back.
   for (;;) {
     const mark = marks.at(-1);
@@ -105,8 +107,5 @@ function close(text: string, open: string[]): string {
     rest = rest.slice(0, -mark.length);
     marks.pop();
   }
-  // Half of a closing mark is its beginning.
-  const half = marks.at(-1);
-  if (half && half.length === 2 && rest.endsWith(half[0]!) && !rest.endsWith(half)) rest = rest.slice(0, -1);
   return rest + marks.reverse().join("");
 }

@@ -70,7 +70,7 @@ class Guard:
             return
         path = _path(scope)
         if path != "/healthz":
-            await self._service.start()
+            await self._service.wait_started()
         if path not in _PUBLIC and not path.startswith(_PUBLIC_FOLDER):
             await self._let_in(connection, scope, path)
         if scope["type"] == "http" and scope["method"] == "POST":

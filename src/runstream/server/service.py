@@ -120,6 +120,7 @@ class Service:
         self.counts = Counts()
         self.metrics = ServerMetrics(self.carrier, self.counts)
         self._starting: asyncio.Task[None] | None = None
+        self._is_stopped = False
         self.hub: Hub = None  # pyright: ignore[reportAttributeAccessIssue]
         """Set once it is started."""
         self.snapshots: Snapshots = None  # pyright: ignore[reportAttributeAccessIssue]
@@ -137,11 +138,18 @@ class Service:
         return list(dict.fromkeys(agent.name for agent in self.agents))
 
     async def start(self) -> None:
-        """Open the store and begin to work, once for all who ask. Raises StoreError."""
+        """Open the store and begin to work, once for all who ask; again after a stop. Raises StoreError."""
+        self._is_stopped = False
         starting = self._starting
         if starting is None or (starting.done() and (starting.cancelled() or starting.exception() is not None)):
             starting = self._starting = asyncio.get_running_loop().create_task(self._start())
         await asyncio.shield(starting)
+
+    async def wait_started(self) -> None:
+        """For requests: the first one starts what nobody has started. What was told to stop stays so: requests that
+        come while runs may still end are answered, and begin nothing. Raises StoreError."""
+        if not self._is_stopped:
+            await self.start()
 
     @property
     def started(self) -> bool:
@@ -180,6 +188,7 @@ class Service:
         """Take no more runs; those that go on may end, or are handed on; then readers are sent away. Idempotent."""
         if self._starting is None:
             return
+        self._is_stopped = True
         starting, self._starting = self._starting, None
         await asyncio.wait((starting,))
         count = self.carrier.run_count

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runstream.errors import AgentsException, StoreError
 from runstream.log.base import Append, Refusal
-from runstream.log.sqlite_file import StoreFile
+from runstream.log.sqlite_file import StoreFile, resets_safely
 from runstream.log.sqlite_lane import Call, Lane, Outcome
 from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_runs import Times
@@ -35,6 +35,8 @@ _COMPACT_BYTES = 4_000_000
 _KEEP_ROWS = 16
 # Pages of the write-ahead log at which it is written back to the file.
 _CHECKPOINT_PAGES = 1000
+# Where that is ours to do: after so much time, or so many bytes of the journal.
+_CHECKPOINT_S, _CHECKPOINT_BYTES = 10.0, 8_000_000
 # What is larger is the thread's: whoever calls is to go on within a fraction of a millisecond.
 _NOW_BYTES = 32_768
 # Where the disk has kept a caller for so long, callers leave all to the thread for a while.
@@ -81,6 +83,9 @@ class Writer(Lane[Ledger]):
         self._quick: sqlite3.Connection | None = None
         self._slow_until = 0.0
         self._appended_now = False
+        self._checkpointer: sqlite3.Connection | None = None
+        self._checkpointed_at = 0.0
+        self._not_checkpointed = 0
 
     def append_now(self, appends: Sequence[Append]) -> bool:
         """In the caller's thread, if that takes a moment only. False: nothing was done; call a `Flush`."""
@@ -113,12 +118,18 @@ class Writer(Lane[Ledger]):
         return True
 
     def _open(self) -> None:
+        import sqlite3
+
         self._connection = self._file.connect()
-        self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        guarded = not resets_safely(sqlite3.sqlite_version_info)
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {0 if guarded else _CHECKPOINT_PAGES}")
+        if guarded:
+            self._checkpointer = self._file.connect()
+            self._checkpointer.execute("PRAGMA wal_autocheckpoint = 0")
         self._identity = self._file.identity()
         self._ledger = Ledger(self._connection, name=self._name, url=self._url, times=self._times)
         self._ledger.journal_bytes = 1  # of others that have not compacted theirs, perhaps
-        self._compacted_at = self._times.monotonic()
+        self._compacted_at = self._checkpointed_at = self._times.monotonic()
         if self._file.synchronous == "NORMAL":
             quick = self._file.connect(busy_timeout_s=0.0)
             quick.execute("PRAGMA wal_autocheckpoint = 0")
@@ -131,6 +142,9 @@ class Writer(Lane[Ledger]):
                 self._file.close(quick)
         while self._ledger.journal_bytes and self._keep_house(lambda ledger: ledger.compact()):
             pass
+        checkpointer, self._checkpointer = self._checkpointer, None
+        if checkpointer is not None:
+            self._file.close(checkpointer)
         self._file.close(self._connection)
 
     def _patience_s(self) -> float:
@@ -211,8 +225,29 @@ class Writer(Lane[Ledger]):
             self._compacted_at = self._times.monotonic()
         elif idle or self._is_time() or (ledger.journal_bytes >= _COMPACT_BYTES and not self._failing):
             keep_rows = 0 if idle else _KEEP_ROWS
+            journal_bytes = ledger.journal_bytes
             self._keep_house(lambda ledger: ledger.compact(keep_rows))
+            self._not_checkpointed += journal_bytes
             self._compacted_at = self._times.monotonic()
+        if self._checkpointer is not None and (
+            self._not_checkpointed >= _CHECKPOINT_BYTES
+            or self._times.monotonic() - self._checkpointed_at >= _CHECKPOINT_S
+        ):
+            self._checkpoint(self._checkpointer)
+
+    def _checkpoint(self, checkpointer: sqlite3.Connection) -> None:
+        """Write the write-ahead log back while nobody can commit: see `resets_safely`."""
+        import sqlite3
+
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            finally:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            _log.debug("%s: the write-ahead log was not written back: %s", self._file.path, error)
+        self._checkpointed_at, self._not_checkpointed = self._times.monotonic(), 0
 
     def _is_time(self) -> bool:
         return self._times.monotonic() - self._compacted_at >= _COMPACT_S

@@ -13,8 +13,8 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ _LIMIT_S = 170
 _IDLE_READERS = 1000
 _SHARED_READERS = 100
 _LAG_MS = 100.0
-_TRIES = 2
+_TRIES = 3
 _WARM_DELTAS = 50
 _STEPS = (25, 50, 70, 100, 150, 200, 280, 350, 400, 500)
 
@@ -146,9 +146,10 @@ def measured(report: Callable[[str], None], *, deltas: int, repetitions: int, mo
     with _endpoint() as endpoint_port:
         for streams in (50, 200):
             _costs(figures, streams, endpoint_port, report, deltas=deltas, repetitions=repetitions)
-        for subject in SUBJECTS:
-            with _server(subject, endpoint_port, deltas) as server:
-                figures[subject]["held"] = _held(server, report, deltas=deltas, most=most)
+        with ExitStack() as stack:
+            servers = [stack.enter_context(_server(subject, endpoint_port, deltas)) for subject in SUBJECTS]
+            for subject, held in _held(servers, report, deltas=deltas, most=most).items():
+                figures[subject]["held"] = held
         with _server("runstream", endpoint_port, deltas) as server:
             report(f"{_IDLE_READERS} idle readers")
             figures["runstream"]["idle_mb"] = _load(server.task("idle", _IDLE_READERS, 0))["grown_mb"]
@@ -177,23 +178,25 @@ def _costs(
             figures[subject][f"{name}_{streams}"] = statistics.median(row[name] or 0.0 for row in found)
 
 
-def _held(server: _Server, report: Callable[[str], None], *, deltas: int, most: int) -> float:
-    """How many streams it holds at a 99th percentile of the lag under 100 ms; two attempts for each number."""
-    held = 0
+def _held(servers: Sequence[_Server], report: Callable[[str], None], *, deltas: int, most: int) -> dict[str, int]:
+    """How many streams each holds at a 99th percentile of the lag under 100 ms; some attempts for each number, the
+    servers in turns, so that what else the machine does falls on all."""
+    held = dict.fromkeys((server.subject for server in servers), 0)
+    going = list(servers)
     for streams in _STEPS:
         if streams > most:
             break
         for _ in range(_TRIES):
-            row = _load(server.task("streams", streams, deltas))
-            lag_ms = row["lag_ms_p99"]
-            report(
-                f"{server.subject}: {streams} streams, p99 lag {lag_ms and round(lag_ms)} ms, {row['broken']} broken"
-            )
-            if row["broken"] == 0 and lag_ms is not None and lag_ms < _LAG_MS:
-                held = streams
-                break
-        if held != streams:
-            break
+            for server in going:
+                if held[server.subject] == streams:
+                    continue
+                row = _load(server.task("streams", streams, deltas))
+                lag_ms = row["lag_ms_p99"]
+                told = f"p99 lag {lag_ms and round(lag_ms)} ms, {row['broken']} broken"
+                report(f"{streams} streams, {server.subject}: {told}")
+                if row["broken"] == 0 and lag_ms is not None and lag_ms < _LAG_MS:
+                    held[server.subject] = streams
+        going = [server for server in going if held[server.subject] == streams]
     return held
 
 

@@ -41,20 +41,22 @@ def test_a_delta_is_the_time_it_was_sent_at() -> None:
     assert 0 <= time.monotonic_ns() - stamp < 5_000_000_000
 
 
-def test_the_ramp_ends_where_two_attempts_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One bad moment of the machine does not end it; a stream that broke is none that was held."""
-    asked: list[int] = []
+def test_the_ramp_ends_where_all_attempts_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bad moment of the machine does not end it, and one server's end is not the others'."""
+    asked: list[tuple[int, int]] = []
 
     def load(task: Any) -> dict[str, Any]:
-        asked.append(task.streams)
-        late = task.streams == 100 or asked == [25]
+        asked.append((task.port, task.streams))
+        late = (task.port == 1 and task.streams == 100) or asked == [(1, 25)]
         return {"lag_ms_p99": 150.0 if late else 20.0, "broken": 0}
 
     monkeypatch.setattr(serve, "_load", load)
-    server = serve._Server("runstream", 1, 1)
-    assert serve._held(server, lambda _: None, deltas=100, most=400) == 70
-    assert asked == [25, 25, 50, 70, 100, 100]
-    assert serve._held(server, lambda _: None, deltas=100, most=50) == 50
+    servers = [serve._Server("runstream", 1, 1), serve._Server("gateway-floor", 2, 1)]
+    held = serve._held(servers, lambda _: None, deltas=100, most=150)
+    assert held == {"runstream": 70, "gateway-floor": 150}
+    assert asked[:3] == [(1, 25), (2, 25), (1, 25)]
+    assert asked.count((1, 100)) == 3
+    assert (1, 150) not in asked
 
 
 def test_goals_are_told_with_their_limits() -> None:

@@ -4,7 +4,7 @@ import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { Copy } from "../ui/copy";
 import { stable } from "../ui/stable";
-import { Blocks, type Token } from "./blocks";
+import { Blocks, type Block as DoneBlock, type Token } from "./blocks";
 import { inlinePicture, safeAddress, unescaped } from "./text";
 
 /** A text in Markdown, which may still grow. */
@@ -15,8 +15,8 @@ export const Markdown = stable(
     parsed.update(text, !growing);
     return (
       <div class={growing ? "markdown growing" : "markdown"}>
-        {parsed.done.map(({ token, key }) => (
-          <DoneBlock key={key} token={token} />
+        {groupsOf(parsed.done).map((group) => (
+          <Group key={group[0]!.key} blocks={group} />
         ))}
         {parsed.open.map((token, index) => (
           <Block key={`open${index}`} token={token} growing />
@@ -27,9 +27,29 @@ export const Markdown = stable(
   (a, b) => a.text === b.text && a.growing === b.growing,
 );
 
-const DoneBlock = stable(
+/** So many blocks are looked at as one, lest a long text costs more with each block that it already has. */
+const GROUP = 32;
+
+function groupsOf(blocks: DoneBlock[]): DoneBlock[][] {
+  const groups: DoneBlock[][] = [];
+  for (let start = 0; start < blocks.length; start += GROUP) groups.push(blocks.slice(start, start + GROUP));
+  return groups;
+}
+
+const Done = stable(
   ({ token }: { token: Token }) => <Block token={token} />,
   (a, b) => a.token === b.token,
+);
+
+const Group = stable(
+  ({ blocks }: { blocks: DoneBlock[] }) => (
+    <>
+      {blocks.map(({ token, key }) => (
+        <Done key={key} token={token} />
+      ))}
+    </>
+  ),
+  (a, b) => a.blocks.length === b.blocks.length && a.blocks.every((block, index) => block === b.blocks[index]),
 );
 
 function Block({ token, growing = false }: { token: any; growing?: boolean }): VNode | null {

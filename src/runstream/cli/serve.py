@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _FEW_TASKS_S = 5
+# Clients say nothing over WebSockets that is looked at.
+_MESSAGE_BYTES = 65_536
 # So many new objects start a collection. With Python's own number, which is made for small programs, the bursts of
 # some hundred streams start one every few milliseconds: a sixth of all CPU time, for objects that are freed anyway.
 _YOUNG_OBJECTS = 20_000
@@ -169,7 +171,7 @@ def _sessions(file: str | None) -> Any:
 def _serve(app: Any, service: Service, host: str, port: int, root_path: str) -> None:
     import uvicorn
 
-    from runstream.server.request_head import bounded_heads
+    from runstream.server.connections import bounded_connections
 
     class Server(uvicorn.Server):
         """Lets the runs end before it closes its connections, so that their readers see how."""
@@ -203,7 +205,8 @@ def _serve(app: Any, service: Service, host: str, port: int, root_path: str) -> 
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_FEW_TASKS_S,
-        http=bounded_heads(),
+        http=bounded_connections(),
+        ws_max_size=_MESSAGE_BYTES,
         server_header=False,
         date_header=False,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +17,8 @@ import pytest
 from runstream import Agent
 from runstream.server import Limits, create_app
 from runstream.server.app import service_of
-from runstream.server.request_head import bounded_heads
-from runstream.testing import FakeClock, ScriptedModel
+from runstream.server.connections import bounded_connections
+from runstream.testing import FakeClock, ScriptedModel, Turn
 from runstream.wire.sse import SSEDecoder
 from serving import Client, serving
 
@@ -246,7 +247,7 @@ async def test_a_client_that_leaves_in_mid_body(store: str, caplog: pytest.LogCa
 async def test_heads_without_end(store: str) -> None:
     """A head that does not come, or does not stop, is cut off; requests that wait in line are answered in theirs."""
     app = create_app(desk(), store=store)
-    async with serving(app, http=bounded_heads(4000, 0.3)) as url, Client(url) as client:
+    async with serving(app, http=bounded_connections(head_bytes=4000, head_s=0.3)) as url, Client(url) as client:
         async with connected(url) as silent, connected(url) as slow, connected(url) as huge:
             await slow.send(b"GET /runs HTTP/1.1\r\nHost: localh")
             await huge.send(b"GET /runs HTTP/1.1\r\nHost: localhost\r\n")
@@ -266,6 +267,30 @@ async def test_heads_without_end(store: str) -> None:
             assert response.status == 201
         frames = await client.stream({"input": "hi"})
         assert frames[-1].data["kind"] == "run.end"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system does not limit this")
+async def test_a_connection_that_takes_nothing_is_closed(store: str) -> None:
+    """Not only is its reader dropped: what waits to be sent to it is given up."""
+    agent = Agent(name="Desk", model=ScriptedModel([Turn(("word " * 400_000,), chunks=100_000)]))
+    app = create_app(agent, store=store, limits=Limits(stuck_after_s=0.2))
+    lost = asyncio.Event()
+
+    class Watched(bounded_connections(stuck_s=0.3)):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            lost.set()
+
+    async with serving(app, http=Watched) as url:
+        with socket.socket() as stuck:
+            host, _, port = url.removeprefix("http://").partition(":")
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stuck.connect((host, int(port)))
+            body = b'{"input": "hi"}'
+            stuck.sendall(HEAD + b"Accept: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            await asyncio.wait_for(lost.wait(), 20)
+        assert service_of(app).counts.readers_dropped <= 1
+        assert service_of(app).hub.reader_count == 0
 
 
 async def test_what_breaks_is_told_without_its_insides(

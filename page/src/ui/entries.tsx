@@ -4,6 +4,7 @@ import type { ComponentChildren, VNode } from "preact";
 import { Code, Markdown } from "../markdown/markdown";
 import type { Run } from "../run";
 import type {
+  Checked,
   DiscardedEntry,
   Entry,
   ErrorEntry,
@@ -76,7 +77,9 @@ export function Strand_({ run, strand, going }: { run: Run; strand: Strand; goin
     );
     folded = [];
   };
+  const checks = strand.guardrails.filter((each) => each.outcome !== "passed");
   for (const entry of strand.entries) {
+    while (checks.length && checks[0]!.seq < entry.id) shown.push(<Check key={`check${checks[0]!.seq}`} check={checks.shift()!} />);
     if (entry.void) {
       folded.push(entry);
       continue;
@@ -92,7 +95,37 @@ export function Strand_({ run, strand, going }: { run: Run; strand: Strand; goin
     shown.push(view(entry));
   }
   unfold(null);
+  for (const check of checks) shown.push(<Check key={`check${check.seq}`} check={check} />);
   return <>{shown}</>;
+}
+
+const ABOUT: Record<string, string> = {
+  input: "the input",
+  added_input: "what was said",
+  output: "the answer",
+  tool_input: "a call",
+  tool_output: "a result",
+  stream: "the text",
+};
+const DECIDED: Record<string, string> = {
+  tripped: "stopped the run for",
+  rejected: "did not let pass",
+  failed: "could not check",
+};
+
+/** A guardrail that did not let something pass. */
+function Check({ check }: { check: Checked }): VNode {
+  const about = ABOUT[check.about] ?? check.about;
+  return (
+    <p class="check-notice">
+      <Icon name="shield" />
+      <span>
+        The guardrail <strong>{check.name}</strong> {DECIDED[check.outcome] ?? check.outcome} {about}
+        {check.tool_name ? ` of ${check.tool_name}` : ""}
+        {check.message ? `: “${check.message}”` : "."}
+      </span>
+    </p>
+  );
 }
 
 /** Reasoning that is not shown has nothing to fold out. */

@@ -9,7 +9,7 @@ import { Icon } from "./icons";
 
 interface Row {
   key: string;
-  kind: "model" | "tool" | "wait" | "mark";
+  kind: "model" | "tool" | "wait" | "check" | "mark";
   label: string;
   state: string;
   from: number;
@@ -89,7 +89,7 @@ function Chart({ run, start }: { run: Run; start: number }): VNode {
         <span>{seconds(span)}</span>
       </div>
       <p class="note legend">
-        <span class="key model" /> model <span class="key tool" /> tool <span class="key wait" /> waits for a person{" "}
+        <span class="key model" /> model <span class="key tool" /> tool, guardrail <span class="key wait" /> waits for a person{" "}
         <span class="key first" /> first text
       </p>
     </>
@@ -132,6 +132,19 @@ function rowsOf(strand: Strand, start: number, depth: number): Row[] {
       const from = entry.ended_at ?? entry.at;
       rows.push({ key: `mark${entry.id}`, kind: "mark", label, state: entry.state, from, to: from, mark: null, depth, detail: label });
     }
+  }
+  for (const check of strand.guardrails) {
+    rows.push({
+      key: `check${check.seq}`,
+      kind: "check",
+      label: check.name,
+      state: check.outcome,
+      from: Math.max(check.at - check.duration_s, start),
+      to: check.at,
+      mark: null,
+      depth,
+      detail: `guardrail: ${check.outcome}`,
+    });
   }
   return rows.sort((a, b) => a.from - b.from);
 }

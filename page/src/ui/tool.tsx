@@ -29,7 +29,6 @@ const ICONS: Partial<Record<ToolState, IconName>> = {
   cancelled: "stop",
   unknown: "alert",
 };
-const TIMED_OUT = /^Tool '.*' timed out after /s;
 const SHOWN_REPORTS = 6;
 
 interface Nested {
@@ -52,9 +51,8 @@ export function ToolCard({
   const [chosen, choose] = useState<boolean | null>(null);
   const isActive = ["arguments", "waiting", "running"].includes(entry.state) && going;
   const open = chosen ?? isActive;
-  const timedOut = entry.state !== "failed" && TIMED_OUT.test(entry.output ?? "");
-  const state = timedOut ? "failed" : entry.state;
-  const words = timedOut ? "timed out" : !going && entry.state === "waiting" ? "was not answered" : WORDS[entry.state];
+  const { state } = entry;
+  const words = entry.outcome === "timed_out" ? "timed out" : !going && state === "waiting" ? "was not answered" : WORDS[state];
   const icon = ICONS[state];
   const name = entry.title ?? (entry.name || "tool");
   return (

@@ -33,7 +33,7 @@ from serving import Client, serving
 
 pytestmark = pytest.mark.system
 
-EXAMPLES = 8
+EXAMPLES = 6
 PATIENCE_S = 10.0
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

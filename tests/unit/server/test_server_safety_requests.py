@@ -293,6 +293,24 @@ async def test_a_connection_that_takes_nothing_is_closed(store: str) -> None:
         assert service_of(app).hub.reader_count == 0
 
 
+async def test_a_websocket_that_takes_nothing_is_dropped(store: str) -> None:
+    """As a stream is: the run ends, and another reader has all of it."""
+    agent = Agent(name="Desk", model=ScriptedModel([Turn(("word " * 400_000,), chunks=2_000)]))
+    app = create_app(agent, store=store, limits=Limits(stuck_after_s=0.2))
+    async with serving(app) as url, Client(url) as client:
+        _, begun = await client.json("POST", "/runs", {"input": "hi"})
+        async with connected(url) as stuck:
+            upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            path = f"GET /runs/{begun['run_id']}/ws HTTP/1.1\r\nHost: localhost\r\n".encode()
+            await stuck.send(path + upgrade + key)
+            frames = await client.events(begun["run_id"])
+            assert frames[-1].data["data"]["status"] == "completed"
+            while service_of(app).hub.reader_count:  # noqa: ASYNC110 (the server has no event for it)
+                await asyncio.sleep(0.02)
+            assert service_of(app).counts.readers_dropped == 1
+
+
 async def test_what_breaks_is_told_without_its_insides(
     store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from nginx_server import NO_NGINX, NginxServer, install_server
 from redis_server import free_port
 from runstream import Agent, function_tool
+from runstream.cli import _cli
 from runstream.server import create_app
 from runstream.server.app import service_of
 from runstream.testing import FakeClock, ScriptedModel, ToolCall, Turn
@@ -141,3 +143,10 @@ async def test_below_a_path(proxy: Callable[[str, str], str], tmp_path: Path) ->
         assert (await client.json("GET", "/agents/healthz"))[0] == 200
         status, answer = await client.json("GET", "/agents/runs", Host="evil.com")
         assert (status, answer["error"]["code"]) == (403, "host_not_allowed")
+
+
+def test_a_path_that_is_none() -> None:
+    """`--root-path` without a slash is told as the mistake that it is."""
+    result = CliRunner().invoke(_cli, ["serve", "desk:desk", "--root-path", "agents"])
+    assert result.exit_code == 2
+    assert "'agents'" in result.output

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from benchmarks import claims, environments, measure, report, serve, smooth, stores
+from benchmarks import claims, environments, measure, policies, report, serve, smooth, stores
 from benchmarks.loads import CORE, LOADS, PEERS
 
 
@@ -158,6 +158,22 @@ def smooth_command(max_lag_s: float, repetitions: int, page: Path | None) -> Non
     click.echo(text)
     if page is not None:
         page.write_text(report.put_section(page.read_text(), text, smooth.BEGIN, smooth.END))
+
+
+@main.command(name="policies")
+@click.option("--rounds", type=click.IntRange(min=1), default=25, show_default=True)
+@click.option(
+    "--write",
+    "page",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"Put the table into this page, between {policies.BEGIN} and {policies.END}.",
+)
+def policies_command(rounds: int, page: Path | None) -> None:
+    """Measure what the policies of reliability add to a delta, the default ones too. Runs in this environment."""
+    text = policies.table(policies.costs(_say, rounds=rounds)) + "\n"
+    click.echo(text)
+    if page is not None:
+        page.write_text(report.put_section(page.read_text(), text, policies.BEGIN, policies.END))
 
 
 def _measured(only: tuple[str, ...], peers: tuple[str, ...], *, quick: bool, repetitions: int | None) -> dict[str, Any]:

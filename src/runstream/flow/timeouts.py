@@ -93,7 +93,6 @@ class _TimedBatches:
         "_has_content",
         "_limits",
         "_loop",
-        "_next",
         "_now",
         "_option",
         "_reader",
@@ -104,7 +103,6 @@ class _TimedBatches:
 
     def __init__(self, batches: ModelBatches, limits: TimeLimits, clock: Clock, option: str) -> None:
         self._batches = batches
-        self._next = batches.__anext__
         self._limits = limits
         self._clock = clock
         self._now = clock.now
@@ -140,7 +138,7 @@ class _TimedBatches:
         reader = self._reader = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
         cancelling = reader.cancelling()
         try:
-            batch = await self._next()
+            batch = await self._batches.__anext__()
         except BaseException as error:
             self._reader = None
             phase = self._fired

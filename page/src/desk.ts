@@ -45,6 +45,8 @@ export class Desk {
   showsHistory = false;
   showsTimeline = false;
   private session: string | null = null;
+  /** The other tabs of this server. */
+  private readonly others = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("runstream");
   private nextUnsent = 1;
 
   constructor() {
@@ -59,6 +61,7 @@ export class Desk {
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) void this.refresh();
     });
+    this.others?.addEventListener("message", () => void this.refresh());
     setInterval(() => {
       if (!document.hidden) void this.refresh();
     }, REFRESH_MS);
@@ -97,9 +100,22 @@ export class Desk {
     try {
       const { runs } = (await ask("GET", "page/runs")) as { runs: RunRecord[] };
       this.history = pastOf(runs);
+      this.joinOthers();
       changed();
     } catch {
       // The list stays as it is: the next time may do.
+    }
+  }
+
+  /** Runs that another tab has begun in this conversation. */
+  private joinOthers(): void {
+    const past = this.history!.find((each) => each.place === this.place);
+    if (!past || this.loading) return;
+    for (const record of past.runs) {
+      if (this.runs.some((run) => run.id === record.run_id)) continue;
+      const run = this.hold(record);
+      this.runs.push(run);
+      void run.load();
     }
   }
 
@@ -223,6 +239,7 @@ export class Desk {
     this.loading = false;
     this.runs.push(run);
     run.follow();
+    this.others?.postMessage("began");
     void this.refresh();
   }
 

@@ -222,7 +222,8 @@ def test_more_input_and_refusing(open_page: Open) -> None:
         each.locator(".tool.state-rejected .tool-head").click()
         assert "Refused: “Too expensive.”" in each.locator(".tool.state-rejected").inner_text()
     say(page, "Fail")
-    page.wait_for_selector(".end.failed")
+    for each in (page, other):  # which has seen that there is a new run
+        each.wait_for_selector(".end.failed")
     assert "this desk fails when it is asked to" in page.locator(".failure").inner_text()
     assert page.locator(".message.incomplete").last.is_visible()
 

@@ -123,7 +123,7 @@ function TokenQuestion({ message }: { message: string }): VNode {
 function useShortcuts(desk: Desk): void {
   useEffect(() => {
     const onKey = (event: KeyboardEvent): void => {
-      if (event.defaultPrevented || desk.tokenQuestion !== null) return;
+      if (event.defaultPrevented || event.isComposing || desk.tokenQuestion !== null) return;
       if (event.key === "Escape") {
         if (desk.showsHistory) desk.toggleHistory();
         else if (desk.going) void desk.stop();

@@ -148,10 +148,15 @@ function Input({ entry }: { entry: InputEntry }): VNode {
   return <Bubble text={entry.text} note={entry.added ? "said while it went on" : null} />;
 }
 
+/** From this on it may be higher than its bubble, and has to be scrolled. */
+const LONG_INPUT = 800;
+
 export function Bubble({ text, note = null, waiting = false }: { text: string; note?: string | null; waiting?: boolean }): VNode {
   return (
     <article class={waiting ? "input waiting" : "input"} aria-label="You said">
-      <div class="bubble">{text}</div>
+      <div class="bubble" {...(text.length > LONG_INPUT ? { tabIndex: 0, role: "group", "aria-label": "All of it" } : {})}>
+        {text}
+      </div>
       {note && <span class="note">{note}</span>}
     </article>
   );

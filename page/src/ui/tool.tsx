@@ -1,14 +1,14 @@
 // A call of a tool: its arguments as they grow, what it reports, what came of it, and who has to allow it.
 
 import type { ComponentType, VNode } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Code } from "../markdown/markdown";
 import { inlinePicture } from "../markdown/text";
 import type { Run } from "../run";
 import type { Strand, ToolEntry, ToolState } from "../view";
 import { useDesk } from "./context";
 import { Copy } from "./copy";
-import { plural, seconds, short } from "./format";
+import { count, plural, seconds, short } from "./format";
 import { Icon, type IconName } from "./icons";
 
 const WORDS: Record<ToolState, string> = {
@@ -30,6 +30,8 @@ const ICONS: Partial<Record<ToolState, IconName>> = {
   unknown: "alert",
 };
 const SHOWN_REPORTS = 6;
+/** Of a result; a browser would take seconds for all of a very long one. */
+const LONGEST = 50_000;
 
 interface Nested {
   run: Run;
@@ -202,7 +204,16 @@ function Output({ entry }: { entry: ToolEntry }): VNode | null {
         <span>Result</span>
         <Copy text={() => entry.output ?? ""} label="Copy result" />
       </div>
-      {data ? <Data value={data} /> : <pre tabIndex={0} role="group" aria-label="Result">{entry.output}</pre>}
+      {data ? (
+        <Data value={data} />
+      ) : (
+        <pre tabIndex={0} role="group" aria-label="Result">
+          {entry.output.slice(0, LONGEST)}
+        </pre>
+      )}
+      {!data && entry.output.length > LONGEST && (
+        <p class="note">{count(entry.output.length - LONGEST)} more characters: copying gives all of them.</p>
+      )}
       {pictures.map((source, index) => (
         <img key={index} src={source} alt={`Picture ${index + 1} of the result`} />
       ))}
@@ -211,7 +222,7 @@ function Output({ entry }: { entry: ToolEntry }): VNode | null {
 }
 
 function structured(text: string): unknown {
-  if (!/^\s*[{[]/.test(text)) return null;
+  if (text.length > LONGEST || !/^\s*[{[]/.test(text)) return null;
   try {
     return JSON.parse(text);
   } catch {
@@ -238,6 +249,14 @@ function Approval({ run, entry }: { run: Run; entry: ToolEntry }): VNode {
   const [message, setMessage] = useState("");
   const [sent, setSent] = useState(false);
   const form = useRef<HTMLFormElement>(null);
+  useLayoutEffect(() => {
+    const element = form.current!;
+    // Who was here when it was answered is not sent to the top of the page.
+    return () => {
+      if (!element.contains(document.activeElement) && document.activeElement !== document.body) return;
+      document.querySelector<HTMLElement>(`#call-${entry.id} .tool-head`)?.focus({ preventScroll: true });
+    };
+  }, []);
   const answer = async (approve: boolean): Promise<void> => {
     setSent(true);
     await desk.answer(run, entry, approve, always, approve ? "" : message);

@@ -46,7 +46,7 @@ export function Transcript({ desk }: { desk: Desk }): VNode {
   };
   return (
     <div class="transcript-frame">
-      <main id="conversation" class="transcript" ref={area} onScroll={onScroll} tabIndex={-1} aria-label="Conversation">
+      <main id="conversation" class="transcript" ref={area} onScroll={onScroll} tabIndex={0} aria-label="Conversation">
         <div class="column">
           {desk.runs.map((run, index) => (
             <RunView

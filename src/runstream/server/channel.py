@@ -188,9 +188,8 @@ class Channel:
         """What the ring has after that seq; None where it has lost some of that."""
         if after >= self.last_seq:
             return ()
-        newest = self._batches[-1]
-        if newest.first_seq == after + 1:
-            return (newest,)
+        if self._batches and self._batches[-1].first_seq == after + 1:
+            return (self._batches[-1],)
         if after < self.first_after:
             return None
         found: list[Batch] = []

@@ -105,8 +105,10 @@ class Reader:
             self.sending = True
 
     def _is_over(self, channel: Channel) -> bool:
-        """Whether nothing more comes. Raises what the channel has failed with."""
+        """Whether nothing more comes. Raises what the channel has failed with, once: what can be gone on after is
+        asked of the store anew."""
         if channel.error is not None:
+            self._leave_channel()
             raise channel.error
         self.ended = channel.ended
         return self.ended

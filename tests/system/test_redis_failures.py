@@ -291,26 +291,30 @@ async def test_a_primary_that_is_demoted_can_be_retried(redis_pair: tuple[RedisS
         await store.aclose()
 
 
-async def test_a_live_log_that_was_trimmed(redis_server: RedisServer) -> None:
+def test_a_live_log_that_was_trimmed(redis_server: RedisServer) -> None:
     """Who comes late while the run goes on is told where to go on, and has everything from there to the end."""
-    url = f"{redis_server.url}?prefix=trimmed&max_segments=3"
-    agent = Agent(name="Desk", model=ScriptedModel([Turn(("word " * 80,), every_s=0.005)]))
-    result = Runner.run_streamed(agent, "hi", run_config=RunConfig(store=url, run_id="run"))
-    after, reading, seqs = 0, None, list[int]()
 
-    async def read(late: RunResultStreaming) -> object:
-        seqs.extend([event.seq async for event in late.events()])
-        return late.final_output
+    async def main() -> None:
+        url = f"{redis_server.url}?prefix=trimmed&max_segments=3"
+        agent = Agent(name="Desk", model=ScriptedModel([Turn(("word " * 80,), every_s=0.005)]))
+        result = Runner.run_streamed(agent, "hi", run_config=RunConfig(store=url, run_id="run"))
+        after, reading, seqs = 0, None, list[int]()
 
-    async for event in result.events():
-        if event.seq == 50 or (after and reading is None):
-            try:
-                reading = asyncio.create_task(read(await Runner.attach("run", store=url, after=after)))
-            except CursorExpired as expired:
-                after = expired.first_seq - 1
-    assert after > 0
-    assert reading is not None
-    assert await reading == "word " * 80
-    assert seqs == list(range(after + 1, event.seq + 1))
-    with pytest.raises(CursorExpired):
-        await Runner.attach("run", store=url, after=1)
+        async def read(late: RunResultStreaming) -> object:
+            seqs.extend([event.seq async for event in late.events()])
+            return late.final_output
+
+        async for event in result.events():
+            if event.seq == 50 or (after and reading is None):
+                try:
+                    reading = asyncio.create_task(read(await Runner.attach("run", store=url, after=after)))
+                except CursorExpired as expired:
+                    after = expired.first_seq - 1
+        assert after > 0
+        assert reading is not None
+        assert await reading == "word " * 80
+        assert seqs == list(range(after + 1, event.seq + 1))
+        with pytest.raises(CursorExpired):
+            await Runner.attach("run", store=url, after=1)
+
+    asyncio.run(main())  # which closes the store of this URL

@@ -103,13 +103,18 @@ def stall_rate(threshold: float = 0.1, *, window_s: float = 300.0, min_calls: in
     return AlertRule("stall rate", measure, threshold, window_s=window_s, **options)
 
 
-def breaker_open(name: str, state: Callable[[], str] | None = None, **options: Any) -> AlertRule:
-    """A circuit breaker is open. Its state is what the function says, else what the metrics know of that name."""
+def breaker_open(name: str | None = None, state: Callable[[], str] | None = None, **options: Any) -> AlertRule:
+    """A circuit breaker is open; without a name any of those that the metrics know, and the figure is how many.
+
+    `name` is that of the metrics: `CircuitBreaker.endpoint`. Its state is what the function says, else what they know.
+    """
 
     def measure(snapshot: Snapshot) -> float:
-        return float((snapshot.breakers.get(name) if state is None else state()) == "open")
+        if name is None and state is None:
+            return float(list(snapshot.breakers.values()).count("open"))
+        return float((snapshot.breakers.get(name or "") if state is None else state()) == "open")
 
-    return AlertRule(f"breaker {name} open", measure, 1.0, 1.0, **options)
+    return AlertRule("breaker open" if name is None else f"breaker {name} open", measure, 1.0, 1.0, **options)
 
 
 class _State:

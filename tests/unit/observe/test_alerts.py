@@ -108,9 +108,9 @@ def test_the_other_rules() -> None:
         metrics.record(lambda tally: tally.count("attempts", "completed", "m"))
         metrics.record(lambda tally: tally.count("stalls", "m", by=2))
     rules = [first_text_p95(2.0), stall_rate(0.5), breaker_open("gpt"), breaker_open("mini", lambda: "half_open")]
-    alerts = Alerts(metrics, rules)
+    alerts = Alerts(metrics, [*rules, breaker_open()])
     alerts.check()
-    assert alerts.firing == ["p95 time to first text", "stall rate", "breaker gpt open"]
+    assert alerts.firing == ["p95 time to first text", "stall rate", "breaker gpt open", "breaker open"]
     assert len(alerts.check()) == 0
 
 

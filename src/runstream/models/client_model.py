@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest
 from runstream.agent.settings import ModelSettings
 from runstream.agent.tool import Tool
 from runstream.models.defaults import check_client
-from runstream.models.transport import ClientSettings, client_for
+from runstream.models.transport import ClientSettings, address_of, client_for
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -85,7 +84,7 @@ class ClientModel(Model):
         """The server and the model's name: what fails together."""
         given = self._given_client
         if isinstance(given, ClientSettings):
-            address = given.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+            address = address_of(given)
         else:
             address = str(getattr(given, "base_url", type(given).__name__))
         return f"{address.rstrip('/')} {self.model}"

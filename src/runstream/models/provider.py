@@ -67,7 +67,7 @@ class OpenAIProvider(ModelProvider):
         self._buffer_streamed_tool_calls = buffer_streamed_tool_calls
 
     def get_model(self, model_name: str | None) -> Model:
-        """The model. Raises UserError, before any request, where there is no API key.
+        """The model. Raises UserError, before any request, where there is no API key, or the address is none.
 
         Without a client of the caller's the model takes that of the event loop it is called in, so it can be made
         anywhere and used in several loops, one after the other.
@@ -94,10 +94,10 @@ class OpenAIProvider(ModelProvider):
         settings = (self._api_key, self._base_url, self._organization, self._project)
         if defaults.client is not None and settings == (None, None, None, None):
             return defaults.client
-        from runstream.models.transport import ClientSettings, check_key
+        from runstream.models.transport import ClientSettings, check_settings
 
         chosen = ClientSettings(self._api_key or defaults.api_key, self._base_url, self._organization, self._project)
-        check_key(chosen)
+        check_settings(chosen)
         return chosen
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.items import ModelResponse
 from runstream.agent.model import ModelBatch, ModelBatches, ModelRequest
-from runstream.errors import ModelStreamFailed
+from runstream.errors import ModelBehaviorError, ModelStreamFailed
 from runstream.models.client_model import BodyBatches, ClientModel
 from runstream.models.decode import decode_frames
 from runstream.models.responses_request import create_arguments
@@ -37,6 +37,12 @@ class OpenAIResponsesModel(ClientModel):
         arguments = self._arguments(request, stream=False)
         with clear_errors():
             response = cast("Response", await cast("Any", self._client.responses).create(**arguments))
+        if not isinstance(getattr(response, "output", None), list | tuple):
+            shown: object = response.model_dump(exclude_unset=True) if hasattr(response, "model_dump") else response
+            raise ModelBehaviorError(
+                f"The model's answer is not a response of the Responses API but {shown!r:.500}. Is the base URL right, "
+                "and does the server speak this API? Else call set_default_openai_api('chat_completions')."
+            )
         _check_complete(response)
         answer = ModelResponse.from_response(response)
         if request.model_settings.preserve_raw_usage and response.usage is not None:

@@ -7,6 +7,7 @@ client per event loop and configuration, over aiohttp, closed when its loop shut
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
@@ -28,7 +29,8 @@ __all__ = [
     "ClientSettings",
     "MissingAPIKey",
     "StreamBody",
-    "check_key",
+    "address_of",
+    "check_settings",
     "clear_errors",
     "client_for",
     "open_stream",
@@ -43,6 +45,8 @@ _ENVIRONMENT = (
     "OPENAI_WEBHOOK_SECRET",
     "OPENAI_CUSTOM_HEADERS",
 )
+
+_OPENAI = "https://api.openai.com/v1"
 
 # Arguments that are no part of the body, and those of the body that a client itself needs to see.
 _OPTIONS = frozenset(("extra_headers", "extra_query", "extra_body", "timeout"))
@@ -84,23 +88,32 @@ class MissingAPIKey(UserError, openai.OpenAIError):
     """There is no API key: misuse, and for programs that know the official client the error that it raises."""
 
 
-def check_key(settings: ClientSettings) -> None:
-    """Raises MissingAPIKey, before any request, where there is no API key."""
+def address_of(settings: ClientSettings) -> str:
+    """The base URL of the server; a variable of the environment that is empty is none."""
+    return settings.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
+
+
+def check_settings(settings: ClientSettings) -> None:
+    """Raises, before any request, MissingAPIKey where there is no API key, UserError for an address that is none."""
     if not (settings.api_key or os.environ.get("OPENAI_API_KEY")):
         raise MissingAPIKey(
             "no API key: set the environment variable OPENAI_API_KEY, call set_default_openai_key(...), or pass a "
             "client with set_default_openai_client(...). A local server that needs no key still wants one: any text "
             "will do. To try things out without a key: `runstream endpoint`, or runstream.testing.ScriptedModel."
         )
+    address = address_of(settings)
+    if not address.lower().startswith(("http://", "https://")):
+        source = "base_url" if settings.base_url else "the environment variable OPENAI_BASE_URL"
+        raise UserError(f"{source} must begin with http:// or https://, as http://localhost:8000/v1, not {address!r}")
 
 
 def client_for(settings: ClientSettings) -> AsyncOpenAI:
     """The client of the running event loop for these settings, made on first use; outside a loop a new one, whose
     settings can be read.
 
-    Raises MissingAPIKey where there is no API key.
+    Raises what `check_settings` raises.
     """
-    check_key(settings)
+    check_settings(settings)
     try:
         clients = _clients.of_running_loop()
     except RuntimeError:
@@ -116,7 +129,7 @@ def _new_client(settings: ClientSettings) -> AsyncOpenAI:
     ssl_context = httpx2.create_ssl_context()
     client = AsyncOpenAI(
         api_key=settings.api_key,
-        base_url=settings.base_url,
+        base_url=settings.base_url or (_OPENAI if os.environ.get("OPENAI_BASE_URL") == "" else None),
         organization=settings.organization,
         project=settings.project,
         max_retries=0,
@@ -246,6 +259,12 @@ class StreamBody:
         except ValueError as error:
             raise ModelStreamBroken(str(error)) from error
         rest = self._rest()
+        if rest.lstrip()[:1] in (b"{", b"[", b"<"):
+            raise ModelStreamBroken(
+                f"The model's server was asked for a stream of events and sent something else: {rest[:200]!r}. Is "
+                f"{_shown(httpx2.URL(self._url))} the right address, and does the server stream?",
+                frame=rest,
+            )
         if rest and not rest.endswith(b"[DONE]"):  # llama.cpp ends so, without the blank line
             raise ModelStreamTruncated(f"The model's stream ended in the middle of a frame: {rest[:200]!r}")
         raise StopAsyncIteration
@@ -297,16 +316,42 @@ async def _close_chunks(response: httpx2.Response, chunks: AsyncIterator[bytes])
 
 @contextmanager
 def clear_errors() -> Generator[None, None, None]:
-    """Around a request: the client's aiohttp transport takes a connection that was refused, or a host that does not
-    exist, for a time-out. Raises openai.APIConnectionError, which says so, instead."""
+    """Around a request: errors that say more than the client's.
+
+    The client's aiohttp transport takes a connection that was refused or closed, or a host that does not exist, for a
+    time-out: raises openai.APIConnectionError instead. The client tells of an answer that refuses only the message, if
+    there is one: where there is none, the error of the same class tells what there is.
+    """
     try:
         yield
     except openai.APITimeoutError as error:
         reason = error.__cause__
         origin = None if reason is None else reason.__cause__
-        if isinstance(origin, OSError) and not isinstance(origin, TimeoutError):
+        if isinstance(origin, OSError | aiohttp.ClientError) and not isinstance(origin, TimeoutError):
             raise openai.APIConnectionError(message=f"Connection error: {reason}", request=error.request) from reason
         raise
+    except openai.APIStatusError as error:
+        if error.message != f"Error code: {error.status_code}":
+            raise
+        raise type(error)(_refusal(error), response=error.response, body=error.body) from None
+
+
+def _refusal(error: openai.APIStatusError) -> str:
+    url = _shown(error.request.url)
+    body = error.body
+    told = (body if isinstance(body, str) else json.dumps(body, default=str))[:200] if body else ""
+    message = f"{error.message} from {url}" + (f": {told}" if told else "")
+    if error.status_code != 404:
+        return message
+    advice = "Is the base URL right? Most end with /v1."
+    if url.endswith("/responses"):
+        advice += " For a server without the Responses API call set_default_openai_api('chat_completions')."
+    return f"{message}. {advice}"
+
+
+def _shown(url: httpx2.URL) -> str:
+    """The address without what may be secret in it."""
+    return str(url.copy_with(userinfo=b"", query=None))
 
 
 @lru_cache(maxsize=64)

@@ -21,7 +21,7 @@ from runstream.agent.items import ModelResponse
 from runstream.agent.model import ModelRequest, ModelTracing, open_batches
 from runstream.agent.settings import ModelSettings
 from runstream.agent.tool import function_tool
-from runstream.errors import ModelStreamBroken, ModelStreamFailed, ModelStreamTruncated
+from runstream.errors import ModelBehaviorError, ModelStreamBroken, ModelStreamFailed, ModelStreamTruncated
 from runstream.events import codec
 from runstream.models.responses import OpenAIResponsesModel
 from runstream.models.transport import ClientSettings, client_for
@@ -270,6 +270,15 @@ async def test_a_response_that_is_not_complete_is_an_error(status: str) -> None:
         with pytest.raises(ModelStreamFailed, match=status) as caught:
             await OpenAIResponsesModel("m", client).get_response(**request().arguments())
     assert caught.value.event_type == f"response.{status}"
+
+
+@pytest.mark.parametrize("text", ['{"object": "chat.completion", "choices": []}', "<html></html>"])
+async def test_an_answer_that_is_no_response(text: str) -> None:
+    """A server of another kind: the error shows what it said, and names the other API."""
+    async with replaying(text.encode()) as client:
+        with pytest.raises(ModelBehaviorError, match="is not a response of the Responses API but") as caught:
+            await OpenAIResponsesModel("m", client).get_response(**request().arguments())
+    assert "set_default_openai_api('chat_completions')" in str(caught.value)
 
 
 # Faults.

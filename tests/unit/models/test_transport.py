@@ -20,7 +20,14 @@ from openai import AsyncOpenAI
 
 from runstream.errors import ModelStreamBroken, ModelStreamTruncated, UserError
 from runstream.models import direct, transport
-from runstream.models.transport import ClientSettings, MissingAPIKey, StreamBody, check_key, client_for, open_stream
+from runstream.models.transport import (
+    ClientSettings,
+    MissingAPIKey,
+    StreamBody,
+    check_settings,
+    client_for,
+    open_stream,
+)
 from runstream.testing import Endpoint, Fault, say
 from runstream.wire.sse import SSEDecoder, SSEFrame
 
@@ -142,15 +149,15 @@ async def read(
 def test_no_key_is_an_error_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a key no client is made, in a loop or outside; both who know us and who know the client can catch it."""
     monkeypatch.delenv("OPENAI_API_KEY")
-    for function in (check_key, client_for):
+    for function in (check_settings, client_for):
         with pytest.raises(MissingAPIKey, match="no API key: set the environment variable OPENAI_API_KEY") as caught:
             function(ClientSettings())
         assert isinstance(caught.value, UserError)
         assert isinstance(caught.value, openai.OpenAIError)
     monkeypatch.setenv("OPENAI_API_KEY", "")
     with pytest.raises(MissingAPIKey):
-        check_key(ClientSettings())
-    check_key(ClientSettings(api_key="own"))
+        check_settings(ClientSettings())
+    check_settings(ClientSettings(api_key="own"))
 
 
 async def test_one_client_for_one_loop_and_settings() -> None:
@@ -258,6 +265,32 @@ async def test_a_refused_request_is_the_official_error(status: str, kind: Any) -
     assert len(server.requests) == 1
 
 
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("text", ["page not found", '{"detail":"Not Found"}', ""])
+async def test_a_refusal_without_a_message(text: str) -> None:
+    """The official error, which tells who refused, with what, and what is likely wrong; nothing that may be secret."""
+    async with serving(replying(head(f"Content-Length: {len(text)}", status="404 Not Found"), text.encode())) as server:
+        _, error = await read(server.url, extra_query={"key": "secret"})
+    assert type(error) is openai.NotFoundError
+    assert f"404 from {server.url}/responses" in str(error)
+    assert text.strip("{}").replace(":", ": ") in str(error)
+    assert "base URL" in str(error)
+    assert "set_default_openai_api" in str(error)
+    assert "secret" not in str(error)
+
+
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error before any request, which tells where it comes from; an empty variable is no address."""
+    with pytest.raises(UserError, match=r"base_url must begin with http:// or https://.* not 'localhost:11434'"):
+        check_settings(ClientSettings("any", "localhost:11434"))
+    monkeypatch.setenv("OPENAI_BASE_URL", "example.test/v1")
+    with pytest.raises(UserError, match="variable OPENAI_BASE_URL must begin with http"):
+        check_settings(ClientSettings("any"))
+    check_settings(ClientSettings("any", "HTTPS://example.test/v1"))
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    assert str(client_for(ClientSettings("any")).base_url) == "https://api.openai.com/v1/"
+
+
 async def test_nobody_listens() -> None:
     """A server that is not there is the official client's connection error, not a time-out, and says which it is."""
     async with serving(replying()) as server:
@@ -320,6 +353,17 @@ async def test_done_without_a_blank_line(end: bytes) -> None:
     async with serving(replying(CHUNKED, chunk(BODY + end), END)) as server:
         frames, error = await read(server.url)
     assert (frames[:5], error) == (FRAMES, None)
+
+
+@pytest.mark.parametrize("text", [b'{"error": "no"}', b"\n<html></html>"])
+async def test_a_body_that_is_no_stream(text: bytes) -> None:
+    """A server that does not stream, or a wrong address: the error shows what came and asks for both."""
+    async with serving(replying(head(f"Content-Length: {len(text)}"), text)) as server:
+        frames, error = await read(server.url)
+    assert frames == []
+    assert isinstance(error, ModelStreamBroken)
+    assert repr(text.strip()) in str(error)
+    assert f"{server.url}/responses the right address, and does the server stream" in str(error)
 
 
 @pytest.mark.usefixtures("both_ways")

@@ -85,9 +85,6 @@ def test_a_conversation(open_page: Open) -> None:
     page = open_page()
     page.wait_for_selector(".empty h2")
     say(page, QUESTION, "Support Desk")
-    # Reports, and the agent within, are shown while they are at it.
-    page.wait_for_selector("[aria-label^='Tool look_up_order'] progress")
-    page.wait_for_selector("[aria-label^='Tool ask_product_expert'] .nested [aria-label^='Tool read_manual']")
     page.wait_for_selector(".handoff")
     assert page.locator(".handoff").inner_text().split() == ["Support", "Desk", "Refund", "Agent"]
     page.get_by_role("form", name="Allow refund_order?").wait_for()
@@ -101,6 +98,12 @@ def test_a_conversation(open_page: Open) -> None:
     assert page.evaluate("document.activeElement.textContent") == "Approve"
     page.keyboard.press("Enter")
     page.wait_for_selector(".end.completed")
+    # What is folded away when a call has its result: its reports, and the agent within.
+    for name, within in (("look_up_order", "progress"), ("ask_product_expert", ".nested [aria-label^='Tool read_']")):
+        head = page.locator(f"[aria-label^='Tool {name}, done'] .tool-head").first
+        head.click()
+        page.wait_for_selector(f"[aria-label^='Tool {name}'] {within}")
+        head.click()
     texts = page.locator("#conversation").inner_text()
     assert re.search(r"refund R-7301 of 34.90 EUR sent", texts)
     assert re.search(r"first text after [\d.]+ m?s · [\d,]+ tokens · [\d,]+ tokens/s", texts)

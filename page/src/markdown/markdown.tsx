@@ -135,8 +135,28 @@ function Table({ token }: { token: any }): VNode {
   );
 }
 
+/** The only tags that are more than text, and only without attributes and in pairs. */
+const TAG = /^<(sub|sup|kbd|mark|b|i|u|s)>$/;
+
+/** Tokens between such a pair are put into one. */
+function paired(tokens: any[]): any[] {
+  const found: any[] = [];
+  for (let index = 0; index < tokens.length; index++) {
+    const token = tokens[index];
+    const tag = token.type === "html" ? TAG.exec(token.text)?.[1] : undefined;
+    const end = tag ? tokens.findIndex((each, place) => place > index && each.text === `</${tag}>`) : -1;
+    if (end < 0) {
+      found.push(token);
+      continue;
+    }
+    found.push({ type: "tag", tag, tokens: tokens.slice(index + 1, end) });
+    index = end;
+  }
+  return found;
+}
+
 function inline(tokens: any[] = []): ComponentChildren {
-  return tokens.map((token, index) => {
+  return paired(tokens).map((token, index) => {
     switch (token.type) {
       case "text":
         return token.tokens ? inline(token.tokens) : unescaped(token.text);
@@ -158,6 +178,10 @@ function inline(tokens: any[] = []): ComponentChildren {
         return <Picture key={index} address={token.href} name={token.text} />;
       case "checkbox":
         return null;
+      case "tag": {
+        const Tag = token.tag as "sub";
+        return <Tag key={index}>{inline(token.tokens)}</Tag>;
+      }
       case "html":
         return /^<br\s*\/?>$/i.test(token.text) ? <br key={index} /> : token.text;
       default:
@@ -180,7 +204,7 @@ function Link({ address, content }: { address: string; content: ComponentChildre
 function Picture({ address, name }: { address: string; name: string }): VNode {
   const own = inlinePicture(address);
   if (own) return <img src={own} alt={name} />;
-  return <Link address={address} content={`🖼 ${name || "picture"}`} />;
+  return <Link address={address} content={`Picture: ${name || address}`} />;
 }
 
 type Highlight = typeof import("./highlight").highlighted;

@@ -11,7 +11,6 @@ import type {
   HandoffEntry,
   InputEntry,
   MessageEntry,
-  OtherEntry,
   ReasoningEntry,
   Strand,
 } from "../view";
@@ -54,7 +53,9 @@ const EntryView = stable<Shown>(
           </p>
         );
       case "other":
-        return <Other entry={entry} />;
+        return <Other kind={entry.kind} raw={entry.raw} />;
+      default: // of a newer server
+        return <Other kind={(entry as Entry).type} raw={entry} />;
     }
   },
   (a, b) => a.entry === b.entry && a.revision === b.revision && a.going === b.going && a.run === b.run,
@@ -77,9 +78,10 @@ export function Strand_({ run, strand, going }: { run: Run; strand: Strand; goin
     );
     folded = [];
   };
+  const show = (check: Checked): void => void shown.push(<Check key={`check${check.seq}`} check={check} />);
   const checks = strand.guardrails.filter((each) => each.outcome !== "passed");
   for (const entry of strand.entries) {
-    while (checks.length && checks[0]!.seq < entry.id) shown.push(<Check key={`check${checks[0]!.seq}`} check={checks.shift()!} />);
+    while (checks.length && checks[0]!.seq < entry.id) show(checks.shift()!);
     if (entry.void) {
       folded.push(entry);
       continue;
@@ -95,7 +97,7 @@ export function Strand_({ run, strand, going }: { run: Run; strand: Strand; goin
     shown.push(view(entry));
   }
   unfold(null);
-  for (const check of checks) shown.push(<Check key={`check${check.seq}`} check={check} />);
+  checks.forEach(show);
   return <>{shown}</>;
 }
 
@@ -297,14 +299,14 @@ function Discarded({
   );
 }
 
-function Other({ entry }: { entry: OtherEntry }): VNode {
+function Other({ kind, raw }: { kind: string; raw: unknown }): VNode {
   return (
     <details class="other">
       <summary>
         <Icon name="chevron" />
-        {entry.kind.replaceAll("_", " ")}
+        {kind.replaceAll("_", " ")}
       </summary>
-      <Code code={JSON.stringify(entry.raw, null, 2) ?? ""} language="json" />
+      <Code code={JSON.stringify(raw, null, 2) ?? ""} language="json" />
     </details>
   );
 }

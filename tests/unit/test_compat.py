@@ -143,6 +143,7 @@ def test_modules_hand_on_what_the_sdk_imports_into_them(installed: None) -> None
         ("import agents.voice", "agents.voice"),
         ("import agents.realtime.agent", "agents.realtime"),
         ("from agents.mcp import MCPServerStdio", "agents.mcp"),
+        ("from agents.tracing.processors import BatchTraceProcessor", "agents.tracing.processors"),
         ("from agents.extensions.memory import SQLAlchemySession", "agents.extensions.memory"),
     ],
 )

@@ -61,8 +61,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname in MODULES:
-            is_package = any(name.startswith(f"{fullname}.") for name in MODULES)
-            return importlib.machinery.ModuleSpec(fullname, self, origin=_ORIGIN, is_package=is_package)
+            # All of them packages, so that what is asked for below one comes here, too.
+            return importlib.machinery.ModuleSpec(fullname, self, origin=_ORIGIN, is_package=True)
         if fullname.startswith(f"{ALIAS}."):
             raise ModuleNotFoundError(_refusal(fullname), name=fullname)
         return None

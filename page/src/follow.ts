@@ -12,6 +12,9 @@ const SILENCE_MS = 40_000;
 const FIRST_PAUSE_MS = 300;
 const LONGEST_PAUSE_MS = 8_000;
 const UNSEEN_MS = 10_000;
+/** So often, and for so long, a page that nobody sees looks what there is: its title tells whether the run has ended. */
+const LOOK_MS = 30_000;
+const LOOKING_MS = 1_000;
 
 export interface Listener {
   /** Events that follow one another. */
@@ -72,19 +75,19 @@ export class Follower {
       }
       this.aborting = null;
       if (this.ended || this.closed) break;
-      this.listener.connected(false);
+      if (!document.hidden) this.listener.connected(false);
       pause = this.cursor === before ? Math.min(pause * 2, LONGEST_PAUSE_MS) : FIRST_PAUSE_MS;
       await this.rest(pause * (0.75 + Math.random() / 2));
     }
     this.close();
   }
 
-  /** For so long, or until there is a network, or somebody looks. */
+  /** For so long, or until there is a network, or somebody looks. Who is not looked at looks now and then. */
   private async rest(pause: number): Promise<void> {
     if (this.closed) return;
     await new Promise<void>((resolve) => {
       this.wake = resolve;
-      if (!document.hidden) setTimeout(resolve, pause);
+      setTimeout(resolve, document.hidden ? LOOK_MS : pause);
     });
     this.wake = () => {};
   }
@@ -110,9 +113,11 @@ export class Follower {
     const reader = response.body!.getReader();
     let silence = 0;
     let unseen = 0;
+    let patience = document.hidden ? LOOKING_MS : UNSEEN_MS;
     const looked = (): void => {
       clearTimeout(unseen);
-      if (document.hidden) unseen = setTimeout(() => aborting.abort(), UNSEEN_MS);
+      if (document.hidden) unseen = setTimeout(() => aborting.abort(), patience);
+      patience = UNSEEN_MS;
     };
     document.addEventListener("visibilitychange", looked);
     looked();

@@ -85,12 +85,14 @@ class _Open:
 class _Lane:
     """The run itself, or a nested agent."""
 
-    __slots__ = ("agent", "attempt", "attempt_at", "call", "is_answered", "last_at", "path", "turn", "turns")
+    __slots__ = ("agent", "agents", "attempt", "attempt_at", "call", "is_answered", "last_at", "path", "turn", "turns")
 
     def __init__(self, path: tuple[str, ...], at: float) -> None:
         self.path = path
         self.last_at = at
         self.agent: _Open | None = None
+        self.agents: dict[str | None, Any] = {}
+        """The latest span of each agent: a guardrail beside its first turn may tell its outcome after a handoff."""
         self.turn: _Open | None = None
         self.turns = 0
         self.call: _Open | None = None
@@ -227,6 +229,7 @@ class RunSpans:
         if self._conversation:
             attributes["gen_ai.conversation.id"] = self._conversation
         lane.agent = self._start(f"invoke_agent {event.agent or ''}".rstrip(), self._above(lane), event.at, attributes)
+        lane.agents[event.agent] = lane.agent.span
 
     def _end_agent(self, lane: _Lane, at: float, error_type: str | None = None, text: str | None = None) -> None:
         self._end_turn(lane, at, error_type, text)
@@ -412,7 +415,7 @@ class RunSpans:
             attributes["runstream.guardrail.checks"] = told.checks
             attributes["runstream.guardrail.characters"] = told.characters
             attributes["runstream.guardrail.delay_max_s"] = told.delay_max_s
-        above = self._above(lane) if lane.agent is None else lane.agent.span
+        above = lane.agents.get(event.agent) or self._above(lane)
         if lane.turn is not None and not told.about.endswith("input"):
             above = lane.turn.span
         if told.call_id is not None:

@@ -404,3 +404,17 @@ async def test_guardrails_have_spans_under_what_they_check(collected: Collected,
     }
     assert outcomes["guardrail last"] == "tripped"
     assert SECRET not in str([span.attributes for span in collected.spans])
+
+
+async def test_a_guardrail_that_ends_after_a_handoff_hangs_under_its_own_agent(collected: Collected) -> None:
+    """Its outcome stands in the log when another agent has taken over."""
+    passes = InputGuardrail(lambda *_: GuardrailFunctionOutput(None, False), "polite")
+    second = Agent(name="Second", model=ScriptedModel(["Done."]))
+    first = Agent(
+        name="First", model=ScriptedModel([HandoffTo("Second")]), handoffs=[second], input_guardrails=[passes]
+    )
+    events = [event async for event in Runner.run_streamed(first, "hi").events()]
+    kinds = [(event.kind, event.agent) for event in events]
+    assert kinds.index(("guardrail", "First")) > kinds.index(("agent.start", "Second"))
+    await asyncio.sleep(0)
+    assert collected.parent_of("guardrail polite") == "invoke_agent First"

@@ -90,6 +90,11 @@ export class Desk {
     return this.runs.at(-1);
   }
 
+  /** Whether what is asked next knows what was said here. */
+  get continues(): boolean {
+    return !this.place || this.session !== null;
+  }
+
   get going(): boolean {
     return this.current?.going ?? false;
   }
@@ -222,8 +227,7 @@ export class Desk {
   }
 
   private async ask(text: string): Promise<void> {
-    const continues = this.session ?? (this.place ? null : newSession());
-    const session = this.server!.sessions ? continues : null;
+    const session = this.server!.sessions ? (this.session ?? newSession()) : null;
     const body = { input: text, agent: this.agent, ...(session ? { session } : {}) };
     const { run_id, agent } = await ask("POST", "runs", body);
     const run = this.hold({ run_id, created_at: Date.now() / 1000, agent, title: text });

@@ -118,6 +118,10 @@ def test_a_conversation(open_page: Open) -> None:
     rows = page.locator(".rows li").all_inner_texts()
     labels = {row.split("\n")[0] for row in rows}
     assert labels >= {"look_up_order", "Product Expert", "→ Refund Agent", "refund_order waits"}
+    with page.expect_download() as downloading:
+        page.get_by_role("button", name="All events").click()
+    events = [json.loads(line) for line in downloading.value.path().read_text().splitlines()]
+    assert (events[0]["kind"], events[-1]["kind"], events[-1]["seq"]) == ("run.start", "run.end", len(events))
     page.locator("#timeline-switch").click()
     page.reload()
     page.wait_for_selector(".end.completed")

@@ -17,7 +17,8 @@ export function App({ desk }: { desk: Desk }): VNode {
   const run = desk.current;
   const title = run ? (desk.runs[0]!.title ?? "Conversation") : "New conversation";
   useEffect(() => {
-    document.title = run ? `${run.going ? "● " : ""}${desk.runs[0]!.title ?? "Conversation"} · runstream` : "runstream";
+    const mark = !run?.going ? "" : run.view.pending.length ? "✋ " : "● ";
+    document.title = run ? `${mark}${desk.runs[0]!.title ?? "Conversation"} · runstream` : "runstream";
   });
   return (
     <DeskContext.Provider value={desk}>

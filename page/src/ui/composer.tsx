@@ -55,7 +55,7 @@ export function Composer({ desk }: { desk: Desk }): VNode {
           ref={field}
           rows={1}
           value={draft}
-          placeholder={going ? "Say something more…" : "Ask something…"}
+          placeholder={going ? "Say something more…" : desk.continues ? "Ask something…" : "Ask something new…"}
           enterkeyhint="send"
           onInput={(event) => desk.write(event.currentTarget.value)}
           onKeyDown={(event) => {

@@ -1,8 +1,10 @@
 // Where the time went: model calls, tools, agents within them, and the run's figures.
 
 import type { VNode } from "preact";
+import { request } from "../api";
 import type { Desk } from "../desk";
 import type { Run } from "../run";
+import { FrameReader } from "../sse";
 import type { Strand } from "../view";
 import { count, rate, seconds } from "./format";
 import { Icon } from "./icons";
@@ -92,8 +94,24 @@ function Chart({ run, start }: { run: Run; start: number }): VNode {
         <span class="key model" /> model <span class="key tool" /> tool, guardrail <span class="key wait" /> waits for a person{" "}
         <span class="key first" /> first text
       </p>
+      {view.ended && (
+        <button type="button" class="download" onClick={() => void download(run)}>
+          <Icon name="down" /> All events, as JSON lines
+        </button>
+      )}
     </>
   );
+}
+
+async function download(run: Run): Promise<void> {
+  const response = await request("GET", `runs/${run.id}/events`);
+  const frames = new FrameReader().feed(new Uint8Array(await response.arrayBuffer()));
+  const lines = frames.filter((frame) => frame.event === "message").map((frame) => `${frame.data}\n`);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
+  link.download = `${run.id}.jsonl`;
+  link.click();
+  URL.revokeObjectURL(link.href);
 }
 
 function rowsOf(strand: Strand, start: number, depth: number): Row[] {

@@ -57,6 +57,7 @@ export function Transcript({ desk }: { desk: Desk }): VNode {
               isLast={index === desk.runs.length - 1}
             />
           ))}
+          {!desk.loading && !desk.runs.length && <p class="note loading">Nothing is known of this conversation (any more).</p>}
           {desk.loading && !desk.runs.some((run) => run.loaded) && <p class="note loading">Loading…</p>}
         </div>
       </main>

@@ -8,6 +8,7 @@ that it takes.
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -34,11 +35,7 @@ METRICS_PATH = "/metrics"
 _PUBLIC = frozenset(("/healthz", "/readyz", "/"))
 _PUBLIC_FOLDER = "/assets/"
 """The page itself is anybody's: what it shows is not."""
-_PREFLIGHT = [
-    (b"access-control-allow-methods", b"GET, POST, DELETE"),
-    (b"access-control-allow-headers", b"authorization, content-type, last-event-id"),
-    (b"access-control-max-age", b"600"),
-]
+_HEADER_NAMES = re.compile(r"[\w.!#$%&'*+^`|~-]{1,100}(?:\s*,\s*[\w.!#$%&'*+^`|~-]{1,100}){0,99}", re.ASCII)
 
 
 class Guard:
@@ -66,7 +63,7 @@ class Guard:
         connection = HTTPConnection(scope)
         answer.headers += self._check_source(connection)
         if scope["type"] == "http" and scope["method"] == "OPTIONS":
-            await _whole(answer, 204, _PREFLIGHT if len(answer.headers) > 1 else [], b"")
+            await _whole(answer, 204, _preflight(connection) if len(answer.headers) > 1 else [], b"")
             return
         path = _path(scope)
         if path != "/healthz":
@@ -209,6 +206,19 @@ class _Answer:
 def _has_no_body(connection: HTTPConnection) -> bool:
     headers = connection.headers
     return headers.get("content-length", "0") == "0" and not {"transfer-encoding", "content-type"} & set(headers.keys())
+
+
+def _preflight(connection: HTTPConnection) -> list[tuple[bytes, bytes]]:
+    """What a page of an origin on the list may send: any header that it asks for, since clients of the protocols have
+    some of their own (OpenAI's: a dozen)."""
+    asked = connection.headers.get("access-control-request-headers", "")
+    names = asked if _HEADER_NAMES.fullmatch(asked) else "authorization, content-type, last-event-id"
+    return [
+        (b"access-control-allow-methods", b"GET, POST, DELETE"),
+        (b"access-control-allow-headers", names.encode("latin-1")),
+        (b"access-control-max-age", b"600"),
+        (b"vary", b"Access-Control-Request-Headers"),
+    ]
 
 
 def _path(scope: Scope) -> str:

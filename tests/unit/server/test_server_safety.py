@@ -85,6 +85,12 @@ async def test_cors_is_off_unless_an_origin_is_named(store: str) -> None:
             assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
             assert "authorization" in response.headers["Access-Control-Allow-Headers"]
             assert "Access-Control-Allow-Credentials" not in response.headers
+        asking = {"Origin": "https://app.example", "Access-Control-Request-Headers": "authorization, x-stainless-lang"}
+        async with client.ask("OPTIONS", "/v1/responses", **asking) as response:
+            assert response.headers["Access-Control-Allow-Headers"] == "authorization, x-stainless-lang"
+        asking["Access-Control-Request-Headers"] = "x-a; x-b"
+        async with client.ask("OPTIONS", "/v1/responses", **asking) as response:
+            assert ";" not in response.headers["Access-Control-Allow-Headers"]
         headers = {"Origin": "https://app.example", "Accept": "text/event-stream"}
         async with client.ask("POST", "/runs", {"input": "x"}, **headers) as response:
             assert "Runstream-Run-Id" in response.headers["Access-Control-Expose-Headers"]

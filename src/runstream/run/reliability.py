@@ -125,7 +125,9 @@ class Attempts:
         who = told.model or "the model"
         detail = f"{who} has failed ({type(told.error).__name__}: {told.error})"[:_DETAIL_CHARS]
         if change is not None:
-            detail = f"{detail}; {change.next_model} takes over"
+            # The same name: it is asked in one piece, or where else it is served.
+            another = change.next_model if change.next_model != who else f"another call of {who}"
+            detail = f"{detail}; {another} takes over"
         run.check_open()
         run.emit_discarded(
             run.log.next_seq if void_from is None else void_from,

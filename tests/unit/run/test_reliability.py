@@ -229,6 +229,8 @@ async def test_from_streaming_to_one_plain_call() -> None:
 
     result = await _run(OnlyPlain("m", "whole"), streamed=True, fallback_models=[PlainCall()])
     assert (result.final_output, result.context_wrapper.usage.requests) == ("whole", 4)
+    assert result.answered_by == "m"
+    assert (result.fallback_reason or "").endswith("; another call of m takes over")
 
 
 @both

@@ -153,7 +153,8 @@ def test_no_character_is_lost_or_doubled(open_page: Open, server: PageServer) ->
     cut_off.context.set_offline(True)
     cut_off.wait_for_selector(".doing.lost")
     page.reload()
-    for each in (page, second):
+    for each in (second, page):
+        each.bring_to_front()
         wait_for(each, WORDS_SHOWN, 40)
         each.get_by_role("button", name="Stop").wait_for()
     server.go_on()
@@ -198,7 +199,8 @@ def test_stop(open_page: Open, server: PageServer) -> None:
     other = open_page(page.url, beside=page)
     wait_for(other, WORDS_SHOWN, 20)
     page.keyboard.press("Escape")
-    for each in (page, other):
+    for each in (other, page):
+        each.bring_to_front()  # in the back they are drawn once a second
         each.wait_for_selector(".end.cancelled")
         assert "Not finished" in each.locator(".message.incomplete").inner_text()
     assert shown_answer(page) == shown_answer(other) != LONG
@@ -217,19 +219,22 @@ def test_more_input_and_refusing(open_page: Open) -> None:
     page.wait_for_selector(".approval")
     other = open_page(page.url, beside=page)
     other.wait_for_selector(".approval")
+    page.bring_to_front()
     page.get_by_role("textbox", name="Say something more").fill("My order 1042 has a scratch, too.")
     page.keyboard.press("Enter")
     page.wait_for_selector(".input:has-text('scratch')")
+    other.bring_to_front()
     other.get_by_label("If you refuse").fill("Too expensive.")
     other.get_by_role("button", name="Reject").click()
-    for each in (page, other):
+    for each in (other, page):
+        each.bring_to_front()
         each.wait_for_selector(".tool.state-rejected")
         each.wait_for_selector(".end.completed")
         assert each.locator(".input").count() == 2
         each.locator(".tool.state-rejected .tool-head").click()
         assert "Refused: “Too expensive.”" in each.locator(".tool.state-rejected").inner_text()
     say(page, "Fail")
-    for each in (page, other):  # which has seen that there is a new run
+    for each in (page, other):  # who has seen that there is a new run
         each.wait_for_selector(".end.failed")
     assert "this desk fails when it is asked to" in page.locator(".failure").inner_text()
     assert page.locator(".message.incomplete").last.is_visible()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -214,8 +215,20 @@ def open_batches(model: Model, request: ModelRequest) -> ModelBatches:
 
 async def _one_by_one(model: Model, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
     stream = model.stream_response(**request.arguments())
+    if not hasattr(stream, "__aiter__"):
+        if inspect.iscoroutine(stream):
+            stream.close()
+        raise UserError(
+            f"{type(model).__name__}.stream_response must return an async iterator of events, as an async generator "
+            f"does, not {type(stream).__name__}"
+        )
     try:
         async for event in stream:
+            if not hasattr(event, "type"):
+                raise UserError(
+                    f"{type(model).__name__}.stream_response must give events of openai.types.responses, "
+                    f"not {type(event).__name__}: {event!r:.100}"
+                )
             yield ModelBatch([event], [None])
     finally:
         # Users' models may be plain async iterators, which have no aclose.

@@ -9,17 +9,18 @@ from __future__ import annotations
 import abc
 import json
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from runstream.agent.items import ModelResponse
 from runstream.agent.model import Model, ModelBatches, ModelRequest, ModelTracing, streams_in_batches
-from runstream.errors import ModelStreamBroken
+from runstream.errors import ModelStreamBroken, UserError
 
 if TYPE_CHECKING:
     from openai.types.responses import ResponseStreamEvent
     from openai.types.responses.response_prompt_param import ResponsePromptParam
 
     from runstream.agent.handoff import Handoff
-    from runstream.agent.items import ModelResponse, TResponseInputItem
+    from runstream.agent.items import TResponseInputItem
     from runstream.agent.output import AgentOutputSchemaBase
     from runstream.agent.settings import ModelSettings
     from runstream.agent.tool import Tool
@@ -28,17 +29,21 @@ __all__ = ["RequestModel", "WrappedModel", "ask", "model_name"]
 
 
 async def ask(model: Model, request: ModelRequest) -> ModelResponse:
-    """The model's whole response. Raises what the model raises; ModelStreamBroken for an answer that is no JSON."""
+    """The model's whole response. Raises what the model raises; ModelStreamBroken for an answer that is no JSON, and
+    UserError for a model that returns something else."""
     if isinstance(model, RequestModel):
         return await model.respond(request)
     try:
-        return await model.get_response(**request.arguments())
+        response = await model.get_response(**request.arguments())
     except json.JSONDecodeError as error:
         # What the official client lets through for a body that is no JSON.
         raise ModelStreamBroken(
             f"The model's answer is not JSON ({error}): it was cut off, or something else answered in its place",
             frame=error.doc.encode(),
         ) from error
+    if not isinstance(cast("object", response), ModelResponse):
+        raise UserError(f"{type(model).__name__}.get_response must return a ModelResponse, not {response!r:.100}")
+    return response
 
 
 def model_name(model: Model) -> str:

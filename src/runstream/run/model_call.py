@@ -38,10 +38,18 @@ _UNREAD_EVENTS = 32
 
 
 def model_of(run: ActiveRun, agent: Agent[Any]) -> Model:
-    """The model that the run, else the agent, asks for. Raises UserError for a name that the provider cannot serve."""
-    chosen = run.config.model if run.config.model is not None else agent.model
+    """The model that the run, else the agent, asks for. Raises UserError for a name that the provider cannot serve, and
+    for what is no model."""
+    chosen: Any = run.config.model if run.config.model is not None else agent.model
+    given_by = "RunConfig.model"
     if chosen is None or isinstance(chosen, str):
-        return run.config.model_provider.get_model(chosen)
+        provider = run.config.model_provider
+        given_by = f"what {type(provider).__name__}.get_model({chosen!r}) returns"
+        if not hasattr(provider, "get_model"):
+            raise UserError(f"RunConfig.model_provider must be a ModelProvider, not {provider!r:.100}")
+        chosen = provider.get_model(chosen)
+    if not hasattr(chosen, "get_response"):
+        raise UserError(f"{given_by} must be a Model, not {chosen!r:.100}")
     return chosen
 
 

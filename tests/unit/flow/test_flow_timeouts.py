@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from runstream.agent.model import Model, ModelBatch, ModelRequest, ModelTracing, open_batches, streams_in_batches
+from runstream.agent.response import ModelResponse
 from runstream.agent.settings import ModelSettings
+from runstream.agent.usage import Usage
 from runstream.errors import ModelTimeoutError
 from runstream.events.model_event import build_event
 from runstream.flow.timeouts import TimedModel, TimeLimits, limit_batches, limit_call
@@ -219,7 +221,7 @@ class _Slow(Model):
 
     async def get_response(self, *arguments: Any, **options: Any) -> Any:
         await self._clock.sleep(10.0)
-        return "whole"
+        return ModelResponse([], Usage(), None)
 
     @streams_in_batches("batches")
     async def stream_response(self, *arguments: Any, **options: Any) -> AsyncGenerator[Any, None]:

@@ -12,6 +12,7 @@ from runstream import (
     MaxTurnsExceeded,
     Model,
     ModelBehaviorError,
+    ModelProvider,
     ModelSettings,
     RunConfig,
     Runner,
@@ -121,6 +122,58 @@ async def test_a_model_without_any_call_is_refused(streamed: bool) -> None:
     """The error names the class."""
     with pytest.raises(UserError, match="_Neither implements neither get_response nor stream_response"):
         await _run(Agent(name="Ann", model=_Neither()), streamed=streamed)
+
+
+class _Returns(Model):
+    """Both calls give what the test says."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+
+    async def get_response(self, *arguments: Any, **options: Any) -> ModelResponse:
+        return self.given
+
+    def stream_response(self, *arguments: Any, **options: Any) -> Any:
+        return self.given
+
+
+async def _pieces() -> AsyncGenerator[Any, None]:
+    yield "text"
+
+
+@pytest.mark.parametrize(
+    ("streamed", "given", "message"),
+    [
+        (False, "text", "_Returns.get_response must return a ModelResponse, not 'text'"),
+        (True, None, "_Returns.stream_response must return an async iterator of events"),
+        (True, _pieces, "_Returns.stream_response must give events of openai.types.responses, not str: 'text'"),
+    ],
+    ids=["response", "stream", "event"],
+)
+async def test_what_a_model_gives_is_checked(streamed: bool, given: Any, message: str) -> None:
+    """A model of the user's that gives something else is named, with what it gave."""
+    with pytest.raises(UserError, match=message):
+        await _run(Agent(name="Ann", model=_Returns(given() if callable(given) else given)), streamed=streamed)
+
+
+class _Provider(ModelProvider):
+    def get_model(self, model_name: str | None) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model": 3}, "RunConfig.model must be a Model, not 3"),
+        ({"model_provider": 3}, "RunConfig.model_provider must be a ModelProvider, not 3"),
+        ({"model_provider": _Provider()}, r"what _Provider.get_model\(None\) returns must be a Model, not None"),
+    ],
+    ids=["model", "provider", "provided"],
+)
+async def test_what_is_no_model_is_refused(config: dict[str, Any], message: str) -> None:
+    """Before anything is asked, and by the name of who gave it."""
+    with pytest.raises(UserError, match=message):
+        await _run(Agent(name="Ann"), streamed=True, **config)
 
 
 class _Events(Model):

@@ -38,7 +38,7 @@ const EntryView = stable<Shown>(
       case "reasoning":
         return <Reasoning entry={entry} />;
       case "tool":
-        return <ToolCard run={run} entry={entry} going={going} strand={Strand_} />;
+        return <ToolCard run={run} entry={entry} going={going} strand={StrandView} />;
       case "handoff":
         return <Handoff entry={entry} />;
       case "error":
@@ -62,7 +62,7 @@ const EntryView = stable<Shown>(
 );
 
 /** The entries of one line of agents, in order; what was discarded is folded away. */
-export function Strand_({ run, strand, going }: { run: Run; strand: Strand; going: boolean }): VNode {
+export function StrandView({ run, strand, going }: { run: Run; strand: Strand; going: boolean }): VNode {
   const shown: ComponentChildren[] = [];
   let agent: string | null = null;
   let folded: Entry[] = [];

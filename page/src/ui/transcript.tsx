@@ -6,7 +6,7 @@ import type { Desk } from "../desk";
 import type { Run } from "../run";
 import { HEAD, type MessageEntry } from "../view";
 import { Copy } from "./copy";
-import { AgentName, Bubble, Strand_ } from "./entries";
+import { AgentName, Bubble, StrandView } from "./entries";
 import { count, rate, seconds } from "./format";
 import { Icon } from "./icons";
 import { stable } from "./stable";
@@ -82,7 +82,7 @@ const RunView = stable<ShownRun>(
     const { view } = run;
     return (
       <section class="run" id={run.id} aria-label={run.title ? `Run: ${run.title}` : "Run"}>
-        <Strand_ run={run} strand={view.main} going={run.going} />
+        <StrandView run={run} strand={view.main} going={run.going} />
         {run.unsent.map((unsent) => (
           <Bubble key={`unsent${unsent.id}`} text={unsent.text} note="on its way" waiting />
         ))}

@@ -163,7 +163,10 @@ def _title_of(body: bytes | None) -> tuple[str | None, str | None]:
     """What was asked, in a line, and the name that its owner knows the conversation by."""
     if body is None:
         return None, None
-    job = job_of(body)
+    try:
+        job = job_of(body)
+    except ValueError:  # of a newer version
+        return None, None
     title = " ".join(input_text(job.input).split())[:_TITLE_CHARS]
     session = None if job.session_id is None else job.session_id.partition("/")[2]
     return title or None, session or None

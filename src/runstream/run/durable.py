@@ -10,7 +10,7 @@ from typing import Any
 from runstream.errors import LeaseLost, RunNotFound, StoreUnavailable
 from runstream.events.event import Event, RunStatus
 from runstream.log.base import Command, NewRun, StoredStatus
-from runstream.log.writer import RunWriter
+from runstream.log.run_writer import RunWriter
 from runstream.run.active import ActiveRun
 from runstream.run.bind import AgentBook
 from runstream.run.feed import StoredFeed

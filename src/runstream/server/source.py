@@ -6,12 +6,13 @@ The first costs no read and no decode: events come from the run's own log as soo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, cast
 
 from runstream.errors import AgentsException, CursorExpired, StoreError
 from runstream.events.event import Event
 from runstream.log.base import Store, Tail
-from runstream.log.writer import RunWriter
+from runstream.log.run_writer import RunWriter
 from runstream.run.active import ActiveRun
 from runstream.run.durable import DurableRun
 from runstream.run.feed import in_background
@@ -24,15 +25,13 @@ __all__ = ["LocalSource", "StoredSource"]
 class LocalSource:
     """Follows a run that is carried out here. Where it goes on elsewhere, `successor` follows it from then on."""
 
-    __slots__ = ("_channel", "_closed", "_growing", "_run", "_successor", "_waiting", "_writer")
+    __slots__ = ("_channel", "_closed", "_run", "_successor", "_writer")
 
     def __init__(self, channel: Channel, run: ActiveRun, successor: Source) -> None:
         self._channel = channel
         self._run = run
         self._writer: RunWriter = cast("DurableRun", run.durable).writer
         self._successor = successor
-        self._waiting: asyncio.Future[None] | None = None
-        self._growing: asyncio.Future[None] | None = None
         self._closed = False
 
     @staticmethod
@@ -47,19 +46,32 @@ class LocalSource:
         if self._run.task is not None:
             # It ends here also where it is handed on, and then nobody writes any more. Not a waiter of the run's.
             asyncio.Task[None].add_done_callback(self._run.task, self._run_left)
-        self._look()
+        self._writer.listeners.append(self._committed)
+        self._catch_up()
 
     def close(self) -> None:
         self._closed = True
         if self._run.task is not None:
             asyncio.Task[None].remove_done_callback(self._run.task, self._run_left)
-        for waiting in (self._waiting, self._growing):
-            if waiting is not None:
-                waiting.cancel()
-        self._waiting = self._growing = None
+        if self._committed in self._writer.listeners:
+            self._writer.listeners.remove(self._committed)
 
-    def _look(self, _: Any = None) -> None:
-        """Publish what is committed, and wait for the next commit."""
+    def _committed(self, events: Sequence[Event]) -> None:
+        """The next events are in the store; or nothing more is written."""
+        channel = self._channel
+        try:
+            if events and events[0].seq == channel.last_seq + 1:
+                channel.publish(events, self._writer.epoch)
+            else:
+                self._catch_up()
+        except Exception as error:  # the flush of all runs must not end here
+            self.close()
+            failure = StoreError(f"events of {channel.run_id} cannot be given to readers: {error!r}")
+            failure.__cause__ = error
+            channel.fail(failure)
+
+    def _catch_up(self) -> None:
+        """Publish what is committed and in the run's own log."""
         if self._closed:
             return
         channel, log, writer = self._channel, self._run.log, self._writer
@@ -73,23 +85,12 @@ class LocalSource:
             if events[-1].seq > last:
                 events = events[: last - events[-1].seq]
             channel.publish(events, writer.epoch)
-        if channel.ended:
-            return
-        if writer.failure is not None:
+        if writer.failure is not None and not channel.ended:
             self._give_up()
-            return
-        if self._growing is None or self._growing.done():
-            # The log knows thereby that somebody is about to read, and does not pack what comes until then.
-            self._growing = log.wait(log.last_seq)
-        # The end is committed before it is in the log.
-        behind = writer.committed_seq > log.last_seq
-        waiting = self._growing if behind else writer.wait_committed(channel.last_seq + 1)
-        waiting.add_done_callback(self._look)
-        self._waiting = waiting
 
     def _run_left(self, _: Any) -> None:
         """The run is over, here."""
-        self._look()
+        self._catch_up()
         if not self._channel.ended and not self._closed:
             self._give_up()
 

@@ -17,7 +17,8 @@ from runstream.log.base import Append, NewRun, Refusal, RunRecord
 from runstream.log.memory import MemoryLog
 from runstream.log.memory_store import MemoryStore
 from runstream.log.wrap import StoreWrapper
-from runstream.log.writer import RunWriter, StoreWriter
+from runstream.log.run_writer import RunWriter
+from runstream.log.writer import StoreWriter
 from runstream.testing import FakeClock
 
 Answer = Callable[[Sequence[Append]], Any]

@@ -436,8 +436,7 @@ class ActiveRun(RunLog):
     def _tell(self, error: BaseException) -> None:
         """Let the error have what the run had, as `run_data`; errors that are not ours as well, where they can."""
         if isinstance(error, AgentsException):
-            if error.run_data is None:
-                error.run_data = self.error_details()
+            error.run_data = error.run_data or self.error_details()
         elif not self.is_nested:
             # A class may refuse an attribute, in whatever way: the run ends all the same.
             with contextlib.suppress(Exception):

@@ -3,6 +3,18 @@
 
 const TOKEN = "runstream.token";
 
+/** For as long as the tab is open; for as long as the page is, where the browser keeps nothing. */
+let kept: string | null = null;
+
+function token(): string | null {
+  try {
+    kept = sessionStorage.getItem(TOKEN) ?? kept;
+  } catch {
+    // What is kept here has to do.
+  }
+  return kept;
+}
+
 export class Refusal extends Error {
   constructor(
     readonly status: number,
@@ -16,7 +28,7 @@ export class Refusal extends Error {
 /** The server could not be reached. */
 export class Unreachable extends Error {}
 
-type Asking = { message: string; promise: Promise<void>; give: (token: string) => void };
+type Asking = { promise: Promise<void>; give: () => void };
 
 /** The one question for a token that is open, if any; all requests wait for it. */
 let asking: Asking | null = null;
@@ -26,19 +38,24 @@ export function whenTokenIsAsked(show: (message: string | null) => void): void {
   onAsking = show;
 }
 
-export function giveToken(token: string): void {
-  sessionStorage.setItem(TOKEN, token);
+export function giveToken(given: string): void {
+  kept = given;
+  try {
+    sessionStorage.setItem(TOKEN, given);
+  } catch {
+    // Then it holds until the page is loaded again.
+  }
   const { give } = asking!;
   asking = null;
   onAsking(null);
-  give(token);
+  give();
 }
 
 function askForToken(message: string): Promise<void> {
   if (!asking) {
-    let give!: (token: string) => void;
-    const promise = new Promise<void>((resolve) => (give = () => resolve()));
-    asking = { message, promise, give };
+    let give!: () => void;
+    const promise = new Promise<void>((resolve) => (give = resolve));
+    asking = { promise, give };
     onAsking(message);
   }
   return asking.promise;
@@ -47,9 +64,9 @@ function askForToken(message: string): Promise<void> {
 /** The response to a request. Raises Unreachable; a refusal other than for want of a token is an answer. */
 export async function request(method: string, path: string, options: RequestInit = {}): Promise<Response> {
   for (;;) {
-    const token = sessionStorage.getItem(TOKEN);
+    const sent = token();
     const headers = new Headers(options.headers);
-    if (token) headers.set("Authorization", `Bearer ${token}`);
+    if (sent) headers.set("Authorization", `Bearer ${sent}`);
     let response: Response;
     try {
       response = await fetch(new URL(path, document.baseURI), { ...options, method, headers });
@@ -59,9 +76,7 @@ export async function request(method: string, path: string, options: RequestInit
     }
     if (response.status !== 401) return response;
     const { message } = await refusalOf(response);
-    if (token === sessionStorage.getItem(TOKEN)) {
-      await askForToken(token ? "That token was not accepted." : message);
-    }
+    if (sent === token()) await askForToken(sent ? "That token was not accepted." : message);
   }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -16,10 +17,13 @@ from starlette.routing import Mount
 
 from page_tools import STATIC, run_tool
 from runstream import Agent
+from runstream.log.cursor import Cursor
 from runstream.server import create_app
+from runstream.server.protocols import native
 from runstream.sessions.memory import InMemorySession
 from runstream.testing import ScriptedModel
 from serving import Client, serving
+from view_events import Log, support_run
 
 TOKENS = {"a" * 20: "ann", "x" * 20: None}
 
@@ -198,6 +202,20 @@ def test_any_text_that_grows(page_node: str) -> None:
     lines = run_tool(page_node, "tools/markdown.mjs", given=json.dumps(texts)).splitlines()
     wrong = [(each["text"], json.loads(line)["wrong"]) for each, line in zip(texts, lines, strict=True)]
     assert [each for each in wrong if "the end is not the whole" in each[1]] == []
+
+
+@pytest.mark.parametrize("size", [1, 5, 100_000])
+def test_frames_in_pieces(page_node: str, size: int) -> None:
+    """The page reads what the server writes, wherever the network cuts it: also within a character."""
+    events = [*Log().start("ünï\u2028 日本 \n\nid: 7\ndata: {}\n\n").events, *support_run()[2:]]
+    body = native.OPENING + native.resync("ahead", "1-9", Cursor(1, 3)) + native.HEARTBEAT
+    body += native.encode(events, 1) + native.failure("store_error") + b"id: 1-99\ndata: cut off"
+    given = [{"body": base64.b64encode(body).decode(), "sizes": [size]}]
+    resync, *frames, failure = json.loads(run_tool(page_node, "tools/frames.mjs", given=json.dumps(given)))
+    assert (resync["event"], resync["id"]) == ("resync", "1-3")
+    assert (failure["event"], failure["id"]) == ("failure", None)
+    assert [(frame["id"], frame["event"]) for frame in frames] == [(f"1-{each.seq}", "message") for each in events]
+    assert [frame["data"].encode() for frame in frames] == [native.record(each) for each in events]
 
 
 def test_a_long_answer_is_no_dearer_at_its_end(page_node: str) -> None:

@@ -9,7 +9,7 @@ from runstream.agent.raw_item import read_field
 from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
 from runstream.errors import ModelStreamTruncated, ModelTimeoutError
 
-__all__ = ["advice_on", "is_transient", "normalized_error", "retry_after_s"]
+__all__ = ["advice_on", "incomplete_message", "is_transient", "normalized_error", "retry_after_s"]
 
 
 def is_transient(error: Exception) -> bool:
@@ -40,6 +40,17 @@ def retry_after_s(error: Exception) -> float | None:
         except (KeyError, ValueError):
             continue
     return None
+
+
+_ADVICE = {
+    "max_output_tokens": ": raise max_tokens, or ask for less",
+    "content_filter": ": the rest was withheld",
+}
+
+
+def incomplete_message(reason: str | None) -> str:
+    """What a response that broke off for this reason means, and what to do about it."""
+    return f"The model's response is incomplete ({reason or 'no reason given'}){_ADVICE.get(reason or '', '')}."
 
 
 def normalized_error(error: Exception) -> ModelRetryNormalizedError:

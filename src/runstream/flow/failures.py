@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, TypeAlias
 
+from runstream.agent.model_failure import incomplete_message
 from runstream.errors import (
     CircuitOpen,
     LoadRefused,
@@ -97,9 +98,9 @@ def failure_of(event: Any) -> ModelStreamFailed:
         code = event.code
         message = f"The model's stream reported an error: {event.message}"
     elif kind == "response.incomplete":
-        code = getattr(event.response.incomplete_details, "reason", None) or "no reason given"
-        advice = "raise max_tokens, or ask for less" if code == "max_output_tokens" else "the rest was withheld"
-        message = f"The model's response is incomplete ({code}): {advice}."
+        reason = getattr(event.response.incomplete_details, "reason", None)
+        code = reason or "no reason given"
+        message = incomplete_message(reason)
     else:
         error = event.response.error
         code = error.code if error is not None else None

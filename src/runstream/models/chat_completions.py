@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.items import ModelResponse
 from runstream.agent.model import ModelBatch, ModelBatches, ModelRequest
+from runstream.agent.model_failure import incomplete_message
 from runstream.errors import AgentsException, ModelBehaviorError, ModelStreamFailed, ModelStreamTruncated
 from runstream.models.chat_decode import ChatDecoder, completion_to_response
 from runstream.models.chat_request import create_arguments
@@ -59,12 +60,7 @@ class OpenAIChatCompletionsModel(ClientModel):
         response = completion_to_response(completion.model_dump(exclude_unset=True), decoder)
         if response.status == "incomplete":
             reason = response.incomplete_details.reason if response.incomplete_details else None
-            advice = "raise max_tokens, or ask for less" if reason == "max_output_tokens" else "the rest was withheld"
-            raise ModelStreamFailed(
-                f"The model's response is incomplete ({reason}): {advice}.",
-                event_type="response.incomplete",
-                error_code=reason,
-            )
+            raise ModelStreamFailed(incomplete_message(reason), event_type="response.incomplete", error_code=reason)
         answer = ModelResponse.from_response(response, request_id=getattr(completion, "_request_id", None))
         if request.model_settings.preserve_raw_usage and decoder.raw_usage is not None:
             answer.raw_usage = dict(decoder.raw_usage)

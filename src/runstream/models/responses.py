@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from runstream.agent.items import ModelResponse
 from runstream.agent.model import ModelBatch, ModelBatches, ModelRequest
+from runstream.agent.model_failure import incomplete_message
 from runstream.errors import ModelBehaviorError, ModelStreamFailed
 from runstream.models.client_model import BodyBatches, ClientModel
 from runstream.models.decode import decode_frames
@@ -90,11 +91,7 @@ def _check_complete(response: Response) -> None:
         return
     if status == "incomplete":
         reason = response.incomplete_details.reason if response.incomplete_details else None
-        raise ModelStreamFailed(
-            f"The model's response is incomplete (response.incomplete: {reason or 'no reason given'}).",
-            event_type="response.incomplete",
-            error_code=reason,
-        )
+        raise ModelStreamFailed(incomplete_message(reason), event_type="response.incomplete", error_code=reason)
     error = response.error
     raise ModelStreamFailed(
         f"The model's response ended with response.{status}: {error.message if error else 'no error given'}",

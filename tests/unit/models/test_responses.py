@@ -241,7 +241,7 @@ async def test_the_usage_of_the_provider() -> None:
 async def test_an_incomplete_response_is_an_error() -> None:
     """A response that broke off is never taken for a whole one; the error has the provider's reason."""
     async with Endpoint([Turn(["cut off"], incomplete="max_output_tokens")] * 2) as endpoint:
-        with pytest.raises(ModelStreamFailed, match="incomplete") as caught:
+        with pytest.raises(ModelStreamFailed, match=r"\(max_output_tokens\): raise max_tokens") as caught:
             await model_at(endpoint.url).get_response(**request().arguments())
         events, error = await stream(model_at(endpoint.url))
     assert (caught.value.event_type, caught.value.error_code) == ("response.incomplete", "max_output_tokens")

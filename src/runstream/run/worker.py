@@ -117,7 +117,8 @@ class Worker:
 
     def stop(self, *, drain_s: float = 30.0) -> None:
         """Take no more runs. Those that go on have `drain_s` seconds to end; then they are handed on to another worker,
-        at the end of their turn or, as long again later, at once. Called again with `drain_s=0`, it hands them on now.
+        at the end of their turn or, as long again later, at once. Those that only wait for a person are handed on at
+        once. Called again with `drain_s=0`, it hands all on now.
         """
         if drain_s <= 0:
             self._at_once.set()
@@ -126,12 +127,14 @@ class Worker:
             self._stopping.set()
 
     async def _drain(self) -> None:
+        for run_id in list(self._idle):
+            _hand_on(self._runs[run_id])
         if not await self._ended():
             for run in self._runs.values():
                 run.hands_over = True
             if not await self._ended():
-                for run in list(self._runs.values()):
-                    run.break_off(LeaseLost(run.run_id, "it was handed over to another worker"))
+                for run in self._runs.values():
+                    _hand_on(run)
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -256,6 +259,8 @@ class Worker:
         if idle:
             self._idle.add(run.run_id)
             self._freed.set()
+            if self._stopping.is_set():
+                _hand_on(run)  # nobody knows how long a person takes
         else:
             self._idle.discard(run.run_id)
 
@@ -278,6 +283,12 @@ class Worker:
                 del self._runs[run.run_id]  # else this worker has taken it over from itself
                 self._idle.discard(run.run_id)
             self._freed.set()
+
+
+def _hand_on(run: ActiveRun) -> None:
+    """Leave a run to another worker, now. What it waits for is in the store, as are answers that come meanwhile."""
+    run.hands_over = True
+    run.break_off(LeaseLost(run.run_id, "it was handed over to another worker"))
 
 
 async def _told_elsewhere(driving: Coroutine[Any, Any, None]) -> None:

@@ -61,6 +61,42 @@ async def test_a_run_that_waits_for_a_person_takes_no_room() -> None:
         await store.aclose()
 
 
+async def test_a_worker_that_stops_waits_for_no_person() -> None:
+    """Runs that wait, and one that begins to while others may end, are handed on at once; the next worker goes on."""
+    clock = FakeClock(autojump=False)
+    store = MemoryStore("memory://", clock=clock)
+    await store.open()
+    config = RunConfig(clock=clock, on_approval="wait")
+    payer = Agent(name="Payer", model=MODEL, tools=[pay])
+    late = Agent(name="Late", model=ScriptedModel([Turn([ToolCall("pay")], first_after_s=5)], clock=clock), tools=[pay])
+    worker = Worker([payer, late], store=store, run_config=config)
+    working = asyncio.create_task(worker.run())
+    first = await Runner.attach(await Runner.submit(payer, "pay", store=store), store=store, agents=[payer])
+    async for event in first.events():
+        if event.kind == "item" and event.data.type == "tool_approval_item":
+            break
+    second = await Runner.submit(late, "pay", store=store)
+    while len(worker.run_ids) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    worker.stop(drain_s=60)
+    while first.run_id in worker.run_ids:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert not working.done()
+    await first.approve(first.interruptions[0])  # kept for whoever goes on with it
+    await clock.advance(5)
+    await working
+    for run_id in (first.run_id, second):
+        record = await store.find(run_id)
+        assert (record.status, record.deliveries) == ("queued", 0)
+    heir = Worker([payer], store=store, run_config=config)
+    working = asyncio.create_task(heir.run())
+    await first.wait()
+    assert first.final_output == "Done."
+    heir.stop()
+    await working
+    await store.aclose()
+
+
 async def test_very_many_that_wait_take_room_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits is bounded, too."""
     monkeypatch.setattr("runstream.run.worker._IDLE_PER_SLOT", 2)

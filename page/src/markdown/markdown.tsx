@@ -234,10 +234,12 @@ interface Coloured {
 export function Code({
   code,
   language = "",
+  title = language || "text",
   growing = false,
 }: {
   code: string;
   language?: string;
+  title?: string;
   growing?: boolean;
 }): VNode {
   const kept = useRef<Coloured | null>(null);
@@ -248,7 +250,7 @@ export function Code({
   return (
     <div class="code">
       <div class="code-head">
-        <span>{language || "text"}</span>
+        <span>{title}</span>
         <Copy text={() => code} label="Copy code" />
       </div>
       <pre tabIndex={0} aria-label={`Code${language ? `, ${language}` : ""}`} role="group">

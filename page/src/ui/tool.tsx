@@ -146,8 +146,8 @@ function Arguments({ entry }: { entry: ToolEntry }): VNode | null {
   );
 }
 
-function Data({ value }: { value: unknown }): VNode {
-  return <Code code={JSON.stringify(value, null, 2)} language="json" />;
+function Data({ value, title = "Arguments" }: { value: unknown; title?: string }): VNode {
+  return <Code code={JSON.stringify(value, null, 2)} language="json" title={title} />;
 }
 
 function Reports({ entry, isActive }: { entry: ToolEntry; isActive: boolean }): VNode | null {
@@ -200,16 +200,18 @@ function Output({ entry }: { entry: ToolEntry }): VNode | null {
   const data = structured(entry.output);
   return (
     <div class="output">
-      <div class="output-head">
-        <span>Result</span>
-        <Copy text={() => entry.output ?? ""} label="Copy result" />
-      </div>
       {data ? (
-        <Data value={data} />
+        <Data value={data} title="Result" />
       ) : (
-        <pre tabIndex={0} role="group" aria-label="Result">
-          {entry.output.slice(0, LONGEST)}
-        </pre>
+        <>
+          <div class="output-head">
+            <span>Result</span>
+            <Copy text={() => entry.output ?? ""} label="Copy result" />
+          </div>
+          <pre tabIndex={0} role="group" aria-label="Result">
+            {entry.output.slice(0, LONGEST)}
+          </pre>
+        </>
       )}
       {!data && entry.output.length > LONGEST && (
         <p class="note">{count(entry.output.length - LONGEST)} more characters: copying gives all of them.</p>

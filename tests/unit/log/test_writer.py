@@ -16,8 +16,8 @@ from runstream.events.segment import decode_segment
 from runstream.log.base import Append, NewRun, Refusal, RunRecord
 from runstream.log.memory import MemoryLog
 from runstream.log.memory_store import MemoryStore
-from runstream.log.wrap import StoreWrapper
 from runstream.log.run_writer import RunWriter
+from runstream.log.wrap import StoreWrapper
 from runstream.log.writer import StoreWriter
 from runstream.testing import FakeClock
 

@@ -26,8 +26,9 @@ __all__ = ["Held", "LogLedger"]
 
 Execute: TypeAlias = "Callable[[str, tuple[Any, ...]], sqlite3.Cursor]"
 
-# A transaction of compaction takes about so many bytes, so that a flush never waits long for one.
-_COMPACTION_BYTES = 4_000_000
+# A transaction of compaction takes about so many bytes: a flush never waits long for one, nor does anybody for the
+# interpreter, and little memory is needed for it.
+_COMPACTION_BYTES = 1_000_000
 # Stretches are about so long: less is read in vain by a reader whose cursor is in the middle.
 _STRETCH_BYTES = 64_000
 # The states of a log that goes on; every other one is its end.

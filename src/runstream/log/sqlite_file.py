@@ -105,11 +105,12 @@ class StoreFile:
     synchronous: Synchronous
     busy_timeout_s: float
 
-    def connect(self, *, busy_timeout_s: float | None = None) -> sqlite3.Connection:
+    def connect(self, *, busy_timeout_s: float | None = None, cache_bytes: int | None = None) -> sqlite3.Connection:
         """A connection to the file, in autocommit mode, which any one thread at a time may use.
 
-        `busy_timeout_s`: how long its calls wait for others, if not as long as the file's. Creates the file where there
-        is none. Raises StoreError, StoreUnavailable.
+        `busy_timeout_s`: how long its calls wait for others, if not as long as the file's. `cache_bytes`: what it may
+        keep of the file, if less than SQLite's 2 MB. Creates the file where there is none. Raises StoreError,
+        StoreUnavailable.
         """
         import sqlite3
 
@@ -132,6 +133,8 @@ class StoreFile:
             self._prepare(connection)
             if busy_timeout_s is not None:
                 connection.execute(f"PRAGMA busy_timeout = {round(busy_timeout_s * 1000)}")
+            if cache_bytes is not None:
+                connection.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
         except BaseException as error:
             self.close(connection)
             if isinstance(error, sqlite3.Error):

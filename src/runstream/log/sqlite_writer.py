@@ -30,7 +30,7 @@ _log = logging.getLogger("runstream.log")
 
 # The journal is compacted when it is so old or so long.
 _COMPACT_S = 5.0
-_COMPACT_BYTES = 4_000_000
+_COMPACT_BYTES = 1_000_000
 # While there is work, the newest rows stay: followers that poll find them there, and need not read pages.
 _KEEP_ROWS = 16
 # Pages of the write-ahead log at which it is written back to the file.
@@ -39,6 +39,8 @@ _CHECKPOINT_PAGES = 1000
 _CHECKPOINT_S, _CHECKPOINT_BYTES = 10.0, 8_000_000
 # What is larger is the thread's: whoever calls is to go on within a fraction of a millisecond.
 _NOW_BYTES = 32_768
+# It only adds to the end of one table.
+_SMALL_CACHE_BYTES = 262_144
 # Where the disk has kept a caller for so long, callers leave all to the thread for a while.
 _SLOW_S, _SLOW_FOR_S = 0.005, 10.0
 
@@ -131,7 +133,7 @@ class Writer(Lane[Ledger]):
         self._ledger.journal_bytes = 1  # of others that have not compacted theirs, perhaps
         self._compacted_at = self._checkpointed_at = self._times.monotonic()
         if self._file.synchronous == "NORMAL":
-            quick = self._file.connect(busy_timeout_s=0.0)
+            quick = self._file.connect(busy_timeout_s=0.0, cache_bytes=_SMALL_CACHE_BYTES)
             quick.execute("PRAGMA wal_autocheckpoint = 0")
             self._quick = quick
 

@@ -232,7 +232,7 @@ async def test_upkeep_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.L
         return await store._write(lambda ledger: ledger._execute(statement).fetchall())
 
     for seq in range(1, 31):
-        await store.append(flush(epoch, seq, bytes(100_000)))
+        await store.append(flush(epoch, seq, bytes(30_000)))
     await execute("PRAGMA max_page_count = 1")
     for _ in range(3):
         uptime_s[0] += 10

@@ -18,11 +18,14 @@ from typing import Any, cast
 
 import msgspec
 
+from runstream.errors import StoreError
 from runstream.events.codec import VERSION, decode_data, encode_data, plain, whole_characters
 from runstream.events.event import MODEL, Event
 
 __all__ = ["decode_segment", "encode_segment"]
 
+# What a payload codec wrote begins so (`log/payload`), then comes the length of its name, and that. No JSON does.
+_CODED = b"\xff"
 # What differs from one delta to the next.
 _VARYING = ("delta", "sequence_number")
 
@@ -158,8 +161,15 @@ def _stretch(events: Sequence[Event]) -> _Record:
 def decode_segment(body: bytes, run_id: str, *, deltas: bool = True) -> list[Event]:
     """The events of a blob; with `deltas=False` without the frequent ones, for those who need the state alone.
 
-    Raises ValueError where it is none, or has records of a form this version cannot know.
+    Raises ValueError where it is none, or has records of a form this version cannot know; StoreError where a payload
+    codec has written it, which this reader does not have.
     """
+    if body[:1] == _CODED:
+        name = body[2 : 2 + body[1]].decode(errors="replace")
+        raise StoreError(
+            f"the events of {run_id} were stored with the payload codec {name!r}: "
+            "open the store with it, as open_store(url, codec=...)"
+        )
     events: list[Event] = []
     for line in body.split(b"\n"):
         if not line:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstream.errors import RunExists, StoreError, UserError
+from runstream.events.segment import decode_segment
 from runstream.log.base import Append, Command, NewRun, Segment, Store
 from runstream.log.memory_store import MemoryStore
 from runstream.log.payload import CodedStore, PayloadCodec, ZlibPayloads
@@ -167,3 +168,16 @@ def test_names_tell_codecs_apart(names: list[str]) -> None:
     codecs = [ToyCipher(b"key", name) for name in names]
     with pytest.raises(UserError, match="payload codec"):
         CodedStore(MemoryStore(), codecs[0], older=codecs[1:])
+
+
+async def test_a_reader_without_the_codec_is_told() -> None:
+    """The error names the codec that is missing, and says where it goes."""
+    store = MemoryStore()
+    await store.open()
+    coded = CodedStore(store, ToyCipher(b"key"))
+    epoch = await coded.create(NewRun("run", "Desk"), worker="w1", lease_s=60.0)
+    assert await coded.append([Append("run", epoch, Segment(1, 1, b"{}"))]) == [None]
+    (segment,) = (await store.read("run", 0)).segments
+    with pytest.raises(StoreError, match="payload codec 'toy-1': open the store with it"):
+        decode_segment(segment.body, "run")
+    await store.aclose()

@@ -164,7 +164,7 @@ def decode_segment(body: bytes, run_id: str, *, deltas: bool = True) -> list[Eve
     Raises ValueError where it is none, or has records of a form this version cannot know; StoreError where a payload
     codec has written it, which this reader does not have.
     """
-    if body[:1] == _CODED:
+    if body[:1] == _CODED and len(body) > 2 and len(body) >= 2 + body[1]:
         name = body[2 : 2 + body[1]].decode(errors="replace")
         raise StoreError(
             f"the events of {run_id} were stored with the payload codec {name!r}: "

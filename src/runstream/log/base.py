@@ -35,7 +35,8 @@ __all__ = [
 ]
 
 StoredStatus: TypeAlias = Literal["queued", "running", "waiting"] | RunStatus
-"""Queued: nobody has begun it, or a worker has handed it back. Waiting: a person has to answer. The others are ends."""
+"""Queued: nobody has begun it, or a worker has handed it back. Waiting: a person has to answer, whether a worker has it
+or not. The others are ends."""
 
 CommandKind: TypeAlias = Literal["cancel", "approval", "input"]
 
@@ -254,7 +255,8 @@ class Store(Protocol):
 
     async def claim(self, run_id: str, worker: str, lease_s: float) -> Claim | None:
         """Take over a run that has no end and no living lease: raises its epoch to max(epoch + 1, the store's time in
-        ms), so that nobody else can append. None while another worker holds it, or if it has ended.
+        ms), so that nobody else can append. None while another worker holds it, or if it has ended. It is running then,
+        unless it waits for a person: it still does.
 
         Raises RunNotFound.
         """
@@ -269,8 +271,8 @@ class Store(Protocol):
         queues: Collection[str] | None = None,
         wait_s: float = 0.0,
     ) -> Claim | None:
-        """Claim a run of one of these agents that waits: queued with a job, or left by a worker whose lease ran out.
-        The oldest of the queue that was served longest ago. None if there is none within `wait_s` seconds."""
+        """Claim a run of one of these agents that nobody works on: one with a job, or left by a worker whose lease ran
+        out. The oldest of the queue that was served longest ago. None if there is none within `wait_s` seconds."""
         ...
 
     def renew(self, leases: Sequence[tuple[str, int]], lease_s: float) -> Sequence[Renewal]:
@@ -279,7 +281,8 @@ class Store(Protocol):
         ...
 
     async def release(self, run_id: str, epoch: int) -> bool:
-        """Hand a run back in order: queued again, and the delivery does not count. False if it was not held."""
+        """Hand a run back in order: queued again, unless it waits for a person, and the delivery does not count. False
+        if it was not held."""
         ...
 
     # Its log.

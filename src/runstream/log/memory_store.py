@@ -85,7 +85,8 @@ class _Run:
         self.epochs.append((epoch, self.last_seq + 1))
         if self.lease_until is None or self.lease_until <= now:
             self.deliveries += 1  # else its own worker asks once more
-        self.status = "running"
+        if self.status != "waiting":
+            self.status = "running"
         self.worker, self.lease_until = worker, now + lease_s
         self.updated_at = now
         return epoch
@@ -306,7 +307,9 @@ class MemoryStore:
             run = self._core.runs.get(run_id)
             if run is None or run.epoch != epoch or run.lease_until is None:
                 return False
-            run.status, run.lease_until = "queued", None
+            run.lease_until = None
+            if run.status != "waiting":
+                run.status = "queued"
             run.deliveries -= 1
             run.updated_at = self._clock.now()
             self._core.changed()

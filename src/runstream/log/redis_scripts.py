@@ -113,9 +113,9 @@ RELEASE = Script(
     _TIME
     + """
 -- KEYS: meta. ARGV: epoch. Gives [queue, agent, whether it has a job], or nil if it was not held.
-local m = redis.call('HMGET', KEYS[1], 'writer', 'ended', 'queue', 'agent')
+local m = redis.call('HMGET', KEYS[1], 'writer', 'ended', 'queue', 'agent', 'status')
 if m[1] ~= ARGV[1] or m[2] ~= '' then return nil end
-redis.call('HSET', KEYS[1], 'writer', '', 'status', 'queued', 'lease', 0, 'updated', us)
+redis.call('HSET', KEYS[1], 'writer', '', 'status', m[5] == 'waiting' and m[5] or 'queued', 'lease', 0, 'updated', us)
 redis.call('HINCRBY', KEYS[1], 'tries', -1)
 return {m[3], m[4], redis.call('HEXISTS', KEYS[1], 'job')}
 """

@@ -95,7 +95,8 @@ class Ledger(LogLedger):
         self._tell_appender(row)
         if not self._times.alive(row):
             row.deliveries += 1
-        row.status, row.epoch, row.epochs = "running", epoch, json.dumps(epochs)
+        row.status = "waiting" if row.status == "waiting" else "running"
+        row.epoch, row.epochs = epoch, json.dumps(epochs)
         row.worker, row.lease_until, row.lease_s = worker, self._times.monotonic() + lease_s, lease_s
         row.updated_at, row.last_seq, row.appender = now, last_seq, self._name
         self._execute(
@@ -117,8 +118,8 @@ class Ledger(LogLedger):
         self._runs.pop(run_id, None)
         self._doubted.pop(run_id, None)
         self._execute(
-            "UPDATE runs SET status = 'queued', lease_until = NULL, deliveries = max(deliveries - 1, 0), "
-            "updated_at = ?, appender = NULL WHERE number = ?",
+            "UPDATE runs SET status = CASE status WHEN 'waiting' THEN status ELSE 'queued' END, lease_until = NULL, "
+            "deliveries = max(deliveries - 1, 0), updated_at = ?, appender = NULL WHERE number = ?",
             (self._times.wall(), row.number),
         )
         self._count("queued")

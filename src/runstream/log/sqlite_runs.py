@@ -114,7 +114,7 @@ def candidate(
         found = select_runs(
             connection,
             "ended_at IS NULL AND queue = ? AND agent IN (SELECT value FROM json_each(?)) AND "
-            "(status = 'queued' AND has_job OR lease_until <= ? OR lease_until > ? + lease_s + 0.001) "
+            "(lease_until IS NULL AND has_job OR lease_until <= ? OR lease_until > ? + lease_s + 0.001) "
             "ORDER BY number LIMIT 1",
             (name, json.dumps(agent_list), now, now),
         )

@@ -247,6 +247,27 @@ class StoreClaimLaws(StoreTrial):
             assert again.epoch > claim.epoch
             assert await self.put(other, again.epoch, 3) is None
 
+    async def test_a_run_that_waits_for_a_person_does_so_whoever_has_it(self) -> None:
+        """Handed back or left, it is given out as any other, and waits until an event says otherwise."""
+        async with self.two_stores() as (store, other):
+            await store.create(NewRun("run", "Desk", job=b"x"))
+            first = await self.take(store, "w1")
+            assert first is not None
+            assert await self.put(store, first.epoch, 1, status="waiting") is None
+            assert await store.release("run", first.epoch)
+            assert (await other.find("run")).status == "waiting"
+            second = await other.claim_next(["Desk"], "w2", self.lease_s)
+            assert second is not None
+            assert (second.run.status, second.run.deliveries) == ("waiting", 1)
+            await self.lease_runs_out()
+            third = await self.take(store, "w1")
+            assert third is not None
+            assert (third.run.status, third.run.deliveries) == ("waiting", 2)
+            assert await self.put(store, third.epoch, 2) is None
+            assert [record.run_id for record in await other.list_runs(status=["waiting"])] == ["run"]
+            assert await self.put(store, third.epoch, 3, status="running") is None
+            assert (await other.find("run")).status == "running"
+
     async def test_deliveries_are_counted(self) -> None:
         """So that a run that kills its workers can be told."""
         async with self.one_store() as store:

@@ -87,7 +87,7 @@ async def test_a_worker_that_stops_waits_for_no_person() -> None:
     await working
     for run_id in (first.run_id, second):
         record = await store.find(run_id)
-        assert (record.status, record.deliveries) == ("queued", 0)
+        assert (record.status, record.deliveries) == ("waiting", 0)
     heir = Worker([payer], store=store, run_config=config)
     working = asyncio.create_task(heir.run())
     await first.wait()

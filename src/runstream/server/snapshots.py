@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 from runstream.log.base import RunRecord, Store
-from runstream.server.protocols.native import redacted
+from runstream.server.protocols.native import shown_view
 from runstream.server.reader import batches_of
 from runstream.view.run_view import RunView
 
@@ -44,7 +44,4 @@ class Snapshots:
                 for event in batch.events:
                     view.apply(event)
                 after = batch.last_seq
-        shown = view.to_json()
-        if shown.get("error"):
-            shown["error"] = {**shown["error"], "message": redacted(shown["error"]["message"])}
-        return shown
+        return shown_view(view.to_json())

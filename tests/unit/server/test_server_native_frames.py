@@ -132,3 +132,26 @@ async def test_halves_of_characters_do_not_stop_a_stream() -> None:
     result = Runner.run_streamed(Agent(name="Desk", model=ScriptedModel(["ok"])), "a\ud800b", run_config=RunConfig())
     events = [event async for event in result.events()]
     assert "\ud800" not in native.record(events[0]).decode()
+
+
+def test_a_view_shows_no_more_than_the_events() -> None:
+    """What only the provider can read stays out of snapshots, as out of frames; so do keys in errors, also nested."""
+    raw = {"type": "compaction", "id": "c_1", "encrypted_content": "gAAAA"}
+    inner = {"entries": [{"type": "error", "message": "wrong key sk-abcdefghijkl"}]}
+    view = {
+        "run_id": "run_1",
+        "error": {"name": "X", "message": "https://u:pw@host failed"},
+        "entries": [
+            {"type": "message", "text": "hi"},
+            {"type": "other", "kind": "compaction", "raw": raw},
+            {"type": "tool", "name": "ask", "nested": inner},
+            {"type": "tool", "name": "look", "nested": None},
+        ],
+    }
+    shown = native.shown_view(view)
+    assert shown["error"]["message"] == "https://[redacted]@host failed"
+    message, other, ask, look = shown["entries"]
+    assert other["raw"] == {"type": "compaction", "id": "c_1"}
+    assert ask["nested"]["entries"][0]["message"] == "wrong key [redacted]"
+    assert (message, look) == (view["entries"][0], view["entries"][3])
+    assert raw["encrypted_content"] == "gAAAA"

@@ -29,6 +29,7 @@ __all__ = [
     "resync",
     "resync_message",
     "shown",
+    "shown_view",
 ]
 
 OPENING: Final = b"retry: 1000\n\n"
@@ -175,6 +176,29 @@ def _item(item: Any) -> Any:
     if "encrypted_content" in fields:
         fields = {name: value for name, value in fields.items() if name != "encrypted_content"}
     return fields
+
+
+def shown_view(view: dict[str, Any]) -> dict[str, Any]:
+    """A view as JSON data, as readers may see it: as `shown` for events."""
+    kept = _shown_strand(view)
+    if kept.get("error"):
+        kept["error"] = {**kept["error"], "message": redacted(kept["error"]["message"])}
+    return kept
+
+
+def _shown_strand(strand: dict[str, Any]) -> dict[str, Any]:
+    return {**strand, "entries": [_shown_entry(entry) for entry in strand["entries"]]}
+
+
+def _shown_entry(entry: dict[str, Any]) -> dict[str, Any]:
+    kind = entry["type"]
+    if kind == "other":
+        return {**entry, "raw": _item(entry.get("raw"))}
+    if kind == "error":
+        return {**entry, "message": redacted(entry["message"])}
+    if kind == "tool" and entry.get("nested"):
+        return {**entry, "nested": _shown_strand(entry["nested"])}
+    return entry
 
 
 def redacted(text: str) -> str:

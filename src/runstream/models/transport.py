@@ -7,6 +7,7 @@ client per event loop and configuration, over aiohttp, closed when its loop shut
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import weakref
@@ -127,9 +128,16 @@ def client_for(settings: ClientSettings) -> AsyncOpenAI:
 
 def _new_client(settings: ClientSettings) -> AsyncOpenAI:
     ssl_context = httpx2.create_ssl_context()
+    address = httpx2.URL(address_of(settings))
+    headers: dict[str, str] = {}
+    if address.userinfo:
+        # aiohttp refuses a request that has such credentials and a header with the key.
+        credentials = base64.b64encode(f"{address.username}:{address.password}".encode())
+        headers["Authorization"] = f"Basic {credentials.decode()}"
     client = AsyncOpenAI(
         api_key=settings.api_key,
-        base_url=settings.base_url or (_OPENAI if os.environ.get("OPENAI_BASE_URL") == "" else None),
+        base_url=address.copy_with(userinfo=b""),
+        default_headers=headers,
         organization=settings.organization,
         project=settings.project,
         max_retries=0,

@@ -144,10 +144,14 @@ async def test_a_redirect_is_the_clients_to_follow() -> None:
 
 
 async def test_a_password_in_the_address() -> None:
-    """Credentials of the base URL are sent as a header, as the client does."""
-    async with serving(ANSWER) as server:
-        assert await ask(f"http://me:secret@{server.address}/v1") == "req_1"
-        assert server.requests[0][1]["authorization"] == "Basic bWU6c2VjcmV0"
+    """Credentials of the base URL are sent as a header, in the key's place, streamed or not."""
+    whole = ANSWER.replace(b"Content-Length", b"Content-Type: application/json\r\nContent-Length")
+    whole = whole.replace(b"data: {}\n\n", b'{"id":"q"}')
+    async with serving(ANSWER, whole) as server:
+        address = f"http://me:secret@{server.address}/v1"
+        assert await ask(address) == "req_1"
+        assert (await client_for(ClientSettings("any", address)).responses.create(model="m", input="hi")).id == "q"
+        assert [headers["authorization"] for _, headers, _ in server.requests] == ["Basic bWU6c2VjcmV0"] * 2
 
 
 async def test_an_answer_that_refuses() -> None:

@@ -15,7 +15,7 @@ from runstream.agent.retry import ModelRetryAdvice, ModelRetryAdviceRequest
 from runstream.agent.settings import ModelSettings
 from runstream.agent.tool import Tool
 from runstream.models.defaults import check_client
-from runstream.models.transport import ClientSettings, address_of, client_for
+from runstream.models.transport import ClientSettings, address_of, client_for, shown_address
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -81,13 +81,13 @@ class ClientModel(Model):
 
     @property
     def endpoint(self) -> str:
-        """The server and the model's name: what fails together."""
+        """The server and the model's name: what fails together. Logs and metrics have it: nothing secret is in it."""
         given = self._given_client
         if isinstance(given, ClientSettings):
             address = address_of(given)
         else:
             address = str(getattr(given, "base_url", type(given).__name__))
-        return f"{address.rstrip('/')} {self.model}"
+        return f"{shown_address(address).rstrip('/')} {self.model}"
 
     @property
     def retries_itself(self) -> bool:

@@ -35,6 +35,7 @@ __all__ = [
     "clear_errors",
     "client_for",
     "open_stream",
+    "shown_address",
 ]
 
 # What the official client reads from the environment; part of a client's identity, so that a changed variable is seen.
@@ -270,7 +271,7 @@ class StreamBody:
         if rest.lstrip()[:1] in (b"{", b"[", b"<"):
             raise ModelStreamBroken(
                 f"The model's server was asked for a stream of events and sent something else: {rest[:200]!r}. Is "
-                f"{_shown(httpx2.URL(self._url))} the right address, and does the server stream?",
+                f"{shown_address(self._url)} the right address, and does the server stream?",
                 frame=rest,
             )
         if rest and not rest.endswith(b"[DONE]"):  # llama.cpp ends so, without the blank line
@@ -345,7 +346,7 @@ def clear_errors() -> Generator[None, None, None]:
 
 
 def _refusal(error: openai.APIStatusError) -> str:
-    url = _shown(error.request.url)
+    url = shown_address(str(error.request.url))
     body = error.body
     told = (body if isinstance(body, str) else json.dumps(body, default=str))[:200] if body else ""
     message = f"{error.message} from {url}" + (f": {told}" if told else "")
@@ -357,9 +358,9 @@ def _refusal(error: openai.APIStatusError) -> str:
     return f"{message}. {advice}"
 
 
-def _shown(url: httpx2.URL) -> str:
+def shown_address(url: str) -> str:
     """The address without what may be secret in it."""
-    return str(url.copy_with(userinfo=b"", query=None))
+    return str(httpx2.URL(url).copy_with(userinfo=b"", query=None))
 
 
 @lru_cache(maxsize=64)

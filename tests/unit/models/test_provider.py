@@ -203,3 +203,12 @@ def test_the_map() -> None:
     assert not providers.has_prefix("a")
     with pytest.raises(KeyError):
         providers.remove_provider("a")
+
+
+async def test_a_models_endpoint_tells_no_secrets() -> None:
+    """It stands in logs, metrics and errors: the server's address goes without credentials and query."""
+    address = "http://me:secret@example.test/v1?key=secret"
+    async with AsyncOpenAI(api_key="secret", base_url=address) as client:
+        for provider in (OpenAIProvider(api_key="secret", base_url=address), OpenAIProvider(openai_client=client)):
+            model: Any = provider.get_model("m")
+            assert model.endpoint == "http://example.test/v1 m"

@@ -121,8 +121,10 @@ async def test_responses(store: str) -> None:
                 event async for event in await client.responses.retrieve(final.id, stream=True, starting_after=after)
             ]
             assert rest == raw[after + 1 :]
+        assert await client.responses.retrieve(whole.id) == whole
         more = await client.responses.create(model="Desk", input="again", previous_response_id=final.id)
         assert more.previous_response_id == final.id
+        assert await client.responses.retrieve(more.id) == more
         items = await client.responses.input_items.list(more.id, order="asc", limit=100)
         shown = [(item.role, item.content[0].text) for item in items.data]
         assert shown == [
@@ -245,6 +247,25 @@ async def test_completions(store: str) -> None:
         assert (await client.models.retrieve("Slow")).owned_by == "runstream"
         broken = await client.responses.create(model="Failing", input="hi")
         assert (broken.status, broken.error.code if broken.error else None) == ("failed", "server_error")
+
+
+async def test_a_completion_that_would_need_a_person(store: str) -> None:
+    """Whoever waits for the whole of it is told at once, and the run is stopped; a stream waits for whoever answers
+    elsewhere."""
+    messages: list[Any] = [{"role": "user", "content": "pay"}]
+    async with served(store) as (url, client), Client(url) as http:
+        found: list[str] = []
+        reading = asyncio.create_task(text_of(client, "Payer", found))
+        run_id = await newest(http, "waiting")
+        view = (await http.json("GET", f"/runs/{run_id}"))[1]["view"]
+        for call_id in [entry["call_id"] for entry in view["entries"] if entry["type"] == "tool"]:
+            await http.json("POST", f"/runs/{run_id}/approvals", {"call_id": call_id, "approve": True})
+        await reading
+        assert "".join(found) == "Done."
+        with pytest.raises(APIError, match=r"approve calls \(refund\)") as refused:
+            await client.chat.completions.create(model="Payer", messages=messages)
+        assert refused.value.code == "approval_needed"
+        await newest(http, "cancelled")
 
 
 async def test_errors_have_the_apis_shape(store: str) -> None:

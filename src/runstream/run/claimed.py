@@ -81,6 +81,8 @@ class Job:
     """JSON data, given to tools and hooks as the context."""
     session_id: str | None = None
     """The conversation that the run belongs to; the worker knows where it is kept."""
+    note: Any = None
+    """JSON data that whoever enters the run wants to find again; workers make nothing of it."""
 
     def encode(self) -> bytes:
         """The job as JSON. Raises UserError for a context that is not JSON data."""
@@ -96,6 +98,7 @@ class Job:
             "max_turns": self.max_turns,
             "context": context,
             "session_id": self.session_id,
+            **({} if self.note is None else {"note": self.note}),
         }
         return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
 

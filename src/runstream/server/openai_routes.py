@@ -30,6 +30,8 @@ from runstream.server.protocols.responses import (
     ResponsesRequest,
     encode_json,
     input_items,
+    note_of,
+    noted,
     responses_request,
     run_and_part,
 )
@@ -84,6 +86,11 @@ def _headers(run_id: str) -> dict[str, str]:
     return {"Runstream-Run-Id": run_id}
 
 
+def _about(record: RunRecord, part: int | None) -> dict[str, Any]:
+    """What the response repeats. Of those that go on after approvals, nobody has noted what their requests said."""
+    return noted(record.job) if part == 1 else {}
+
+
 def _check_model(service: Service, name: str) -> None:
     if name not in service.agent_names:
         raise OpenAIRefused(
@@ -129,7 +136,13 @@ class _Responses:
         if asked.previous is not None:
             given = [*await self._history(user, asked.previous), *given]
         return await start_run(
-            self._service, user, agent=asked.model, given=given, session=asked.conversation, is_checked=True
+            self._service,
+            user,
+            agent=asked.model,
+            given=given,
+            session=asked.conversation,
+            note=note_of(asked),
+            is_checked=True,
         )
 
     async def _history(self, user: User, previous: str) -> list[Any]:
@@ -204,7 +217,7 @@ class _Responses:
         """The response as the store has it. Raises Refused for one that is not there."""
         if record.first_seq > 1:
             raise OpenAIRefused("The first events of this response are no longer kept.", code="expired", status=404)
-        encoding = ResponsesEncoding(record.run_id, part=part, silent=True)
+        encoding = ResponsesEncoding(record.run_id, part=part, about=_about(record, part), silent=True)
         fold, after = encoding.fold, 0
         while not encoding.ended:
             page = await self._service.carrier.store.read(record.run_id, after, max_bytes=_PAGE_BYTES)
@@ -229,7 +242,7 @@ class _Responses:
             raise OpenAIRefused("'starting_after' must be the number of an event.", param="starting_after")
         if part > 1 or record.first_seq > 1:
             await self._folded(record, part)
-        encoding = ResponsesEncoding(record.run_id, part=part, after=int(after))
+        encoding = ResponsesEncoding(record.run_id, part=part, about=_about(record, part), after=int(after))
         return later(_stream(self._service, open_reader(self._service, record.run_id, 0), encoding))
 
     async def cancel(self, request: Request) -> Response:
@@ -237,7 +250,7 @@ class _Responses:
         service = self._service
         if record.ended:
             return _json(encode_json((await self._folded(record, part)).response()), _headers(record.run_id))
-        encoding = ResponsesEncoding(record.run_id, part=part, silent=True)
+        encoding = ResponsesEncoding(record.run_id, part=part, about=_about(record, part), silent=True)
         reader = open_reader(service, record.run_id, 0)
         reading = asyncio.create_task(_read(service.hub, reader, encoding))
         late = asyncio.create_task(service.carrier.clock.sleep(_CANCELLING_S))
@@ -296,7 +309,7 @@ class _Others:
         checked_input(asked.given, service.limits.input_chars, any_items=True)
         run_id = await start_run(service, user, agent=asked.model, given=asked.given, is_checked=True)
         reader = open_reader(service, run_id, 0, is_new=True)
-        encoding = ChatEncoding(run_id, has_usage=asked.has_usage, silent=not asked.is_streamed)
+        encoding = ChatEncoding(run_id, has_usage=asked.has_usage, is_whole=not asked.is_streamed)
         answer = _stream(service, reader, encoding) if asked.is_streamed else _Whole(service, reader, encoding)
         return later(_ForItsClient(service, reader, answer))
 
@@ -378,6 +391,8 @@ class _Whole:
             watching.cancel()
             await asyncio.gather(reading, watching, return_exceptions=True)
             self._reader.close()
+        if isinstance(self._encoding, ChatEncoding) and self._encoding.is_stuck:
+            await _cancel(self._service, self._reader.run_id)
         await _json(self._body(), _headers(self._reader.run_id))(scope, receive, send)
 
     def _body(self) -> bytes:

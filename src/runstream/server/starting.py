@@ -28,13 +28,15 @@ async def start_run(
     given: str | list[Any],
     session: str | None = None,
     run_id: str | None = None,
+    note: Any = None,
     is_checked: bool = False,
 ) -> str:
     """Begin a run for that user; returns its id (`run_id`, or a new one).
 
     `agent`: a name, None where one agent is served. `given`: the input, checked unless the caller has done so, by the
     rules of its protocol (`is_checked`).
-    `session`: the name of a conversation of the user's. Raises Refused, StoreError, RunExists.
+    `session`: the name of a conversation of the user's. `note`: JSON data to be found in the run's job.
+    Raises Refused, StoreError, RunExists.
     """
     await check_right(service, user, "create")
     name = agent_named(service, agent)
@@ -45,7 +47,7 @@ async def start_run(
     context: Any = None if service.context is None else service.context(user.name)
     if hasattr(context, "__await__"):
         context = await context
-    job = Job(given, service.max_turns, context, session_key(session, user.name))
+    job = Job(given, service.max_turns, context, session_key(session, user.name), note)
     try:
         return await service.carrier.submit(name, job, user.name, run_id)
     except TooManyRuns:

@@ -117,21 +117,28 @@ class _Batch(Protocol):
 
 
 class ChatEncoding:
-    """One reader's stream of the completion that a run is."""
+    """One reader's stream of the completion that a run is, or the completion itself (`is_whole`)."""
 
     opening = OPENING
     heartbeat = HEARTBEAT
 
-    def __init__(self, run_id: str, *, has_usage: bool = False, silent: bool = False) -> None:
-        self.fold = ResponseFold(run_id, None if silent else self._emit, splits=False)
+    def __init__(self, run_id: str, *, has_usage: bool = False, is_whole: bool = False) -> None:
+        self.fold = ResponseFold(run_id, None if is_whole else self._emit, splits=False)
+        self._is_whole = is_whole
         self._id = f"chatcmpl-{run_id.removeprefix('run_')}"
         self._has_usage = has_usage
         self._frames: list[bytes] = []
         self._last_said: dict[str, str] = {}
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether a person would have to act before there is a completion: whoever waits for it hears nothing till
+        then, and there is no way to ask."""
+        return self._is_whole and self.fold.is_stuck
+
+    @property
     def ended(self) -> bool:
-        return self.fold.ended
+        return self.fold.ended or self.is_stuck
 
     def encode(self, batch: _Batch) -> bytes:
         """The frames of the next events."""
@@ -201,8 +208,14 @@ class ChatEncoding:
             return OpenAIRefused(error.get("message", "the run failed"), code=error.get("type"), status=status)
         if fold.status == "cancelled":
             return OpenAIRefused("The run was cancelled.", code="cancelled", status=500)
-        if fold.run_status == "interrupted":
-            return OpenAIRefused("The run waits for an approval.", code="approval_needed", status=500)
+        if fold.run_status == "interrupted" or self.is_stuck:
+            names = ", ".join(dict.fromkeys(call.name for call in fold.pending.values()))
+            return OpenAIRefused(
+                f"A person would have to approve calls ({names}), which this API cannot ask for: use /v1/responses, or "
+                "stream. The run was stopped.",
+                code="approval_needed",
+                status=500,
+            )
         return None
 
     def completion(self) -> dict[str, Any]:

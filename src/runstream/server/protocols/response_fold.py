@@ -98,6 +98,11 @@ class ResponseFold:
         return {call_approval_id(self._run_id, call.asked_seq): call for call in self._calls.pending()}
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether the run can do nothing until its calls are answered."""
+        return not self.ended and self._calls.all_wait()
+
+    @property
     def part(self) -> int:
         """Which of the run's responses the newest event belongs to."""
         return self._out.part

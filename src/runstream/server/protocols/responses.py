@@ -33,6 +33,8 @@ __all__ = [
     "ResponsesRequest",
     "encode_json",
     "input_items",
+    "note_of",
+    "noted",
     "responses_request",
     "run_and_part",
 ]
@@ -155,6 +157,25 @@ def _metadata(given: Any) -> dict[str, str]:
     ):
         raise OpenAIRefused(f"'metadata' is an object of at most {_MOST_METADATA} texts.", param="metadata")
     return cast("dict[str, str]", metadata)
+
+
+class _Note(msgspec.Struct):
+    response: dict[str, Any] = {}
+
+
+class _Job(msgspec.Struct):
+    note: _Note | None = None
+
+
+def note_of(asked: ResponsesRequest) -> dict[str, Any]:
+    """What the job of a response's run notes."""
+    return {"response": asked.about}
+
+
+def noted(job: bytes | None) -> dict[str, Any]:
+    """What a response repeats of the request that began it, by its run's job; nothing where it was begun otherwise."""
+    note = None if job is None else msgspec.json.decode(job, type=_Job).note
+    return {} if note is None else note.response
 
 
 def run_and_part(given: str) -> tuple[str, int] | None:

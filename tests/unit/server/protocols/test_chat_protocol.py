@@ -58,7 +58,7 @@ def said(chunks: list[Any], name: str = "content") -> str:
 
 
 def completion_of(events: Sequence[Event]) -> Any:
-    encoding = ChatEncoding(events[0].run_id, silent=True)
+    encoding = ChatEncoding(events[0].run_id, is_whole=True)
     encoding.encode(Batch(events, 1))
     return encoding
 

@@ -67,6 +67,8 @@ class AgUi(Telling):
     ) -> None:
         super().__init__(run_id, told_up_to=told_up_to, live_from=live_from, expected=expected)
         self._given = given
+        # What the client has of this very run is told by its log, and may count no more.
+        self._before = [message for message in given.messages if not str(message.get("id")).startswith(f"{run_id}-")]
         self._step: str | None = None
         self._subagents: dict[tuple[str, ...], str] = {}
         self._inputs: dict[int, InputEntry] = {}
@@ -80,9 +82,7 @@ class AgUi(Telling):
         }
         self.opening = HEARTBEAT + frame(started)
         if is_known:
-            own = f"{run_id}-"
-            before = [message for message in given.messages if not str(message.get("id")).startswith(own)]
-            self.opening += frame({"type": "MESSAGES_SNAPSHOT", "messages": before})
+            self.opening += frame({"type": "MESSAGES_SNAPSHOT", "messages": self._before})
 
     def _event(self, type: str, path: tuple[str, ...] = (), **fields: Any) -> None:
         event = {"type": type, "timestamp": round(self.at * 1000), **fields}
@@ -249,8 +249,7 @@ class AgUi(Telling):
                 own.append({"id": f"{self.run_id}-{entry_id}", "role": "user", "content": added.text})
             elif not told.is_void:
                 own += self._message_of(told)
-        ids = {message["id"] for message in own}
-        return [message for message in self._given.messages if message.get("id") not in ids] + own
+        return self._before + own
 
     def _message_of(self, told: Said | Call) -> list[dict[str, Any]]:
         owner = {"subagentRunId": self._subagent(told.path)} if told.path else {}

@@ -129,6 +129,18 @@ def test_a_run_that_is_asked_for_again_takes_back_what_the_client_has() -> None:
     assert events_of(again.opening)[1]["messages"] == BEFORE
 
 
+async def test_what_a_client_brings_along_of_a_void_attempt_stays_away() -> None:
+    """Its server died in mid-answer: asked for again, neither snapshot gives back what the client has of that."""
+    log = (await logs())["retried"]
+    [first, _] = [event["messageId"] for event in told(log) if event["type"] == "TEXT_MESSAGE_START"]
+    own = {"id": first, "role": "assistant", "content": "Half a"}
+    again = AgUi(log[0].run_id, RunAgentInput("thread-1", "r1", [*BEFORE, own]), is_known=True)
+    snapshots = [
+        event["messages"] for event in events_of(frames_of(again, log)) if event["type"] == "MESSAGES_SNAPSHOT"
+    ]
+    assert snapshots == [BEFORE, BEFORE]
+
+
 def test_an_agent_that_fails_as_a_tool() -> None:
     """It is a subagent that fails, not the run."""
     log = Log().start()

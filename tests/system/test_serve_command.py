@@ -166,3 +166,21 @@ async def test_tokens_of_the_environment(served: Served, monkeypatch: pytest.Mon
         assert [(run["run_id"], run["owner"]) for run in listed["runs"]] == [(begun["run_id"], "ann")]
         await client.json("POST", f"/runs/{begun['run_id']}/cancel", {}, Authorization=f"Bearer {'x' * 20}")
     await asyncio.to_thread(served.end, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "told"),
+    [
+        ("--store", "sqlite:///nowhere/runs.db", "there is no directory"),
+        ("--store", "mysql://runs", "is no URL of a store"),
+        ("--sessions", "nowhere/sessions.db", "there is no directory"),
+    ],
+)
+def test_a_place_that_cannot_be_used(
+    option: str, given: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said in one line, without a traceback."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    result = CliRunner().invoke(_cli, ["serve", "--port", "0", option, given])
+    assert (result.exit_code != 0, told in result.output.splitlines()[-1]) == (True, True), result.output

@@ -161,6 +161,9 @@ def _sessions(file: str | None) -> Any:
     from runstream.sessions.sqlite import SQLiteSession
 
     path = os.path.expanduser(file) if file is not None else data_folder() / "sessions.db"
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise click.UsageError(f"there is no directory {folder} for --sessions: create it first")
 
     def session_of(session_id: str) -> Any:
         return SQLiteSession(session_id, path)
@@ -171,12 +174,17 @@ def _sessions(file: str | None) -> Any:
 def _serve(app: Any, service: Service, host: str, port: int, root_path: str) -> None:
     import uvicorn
 
+    from runstream.errors import AgentsException
     from runstream.server.connections import bounded_connections
 
     class Server(uvicorn.Server):
         """Lets the runs end before it closes its connections, so that their readers see how."""
 
         async def startup(self, sockets: Any = None) -> None:
+            try:
+                await service.start()  # the app's lifespan would do so, and tell a wrong store as a traceback
+            except AgentsException as error:
+                raise click.ClickException(str(error)) from error
             await super().startup(sockets)
             # What is loaded stays: to go through it in each full collection would hold all streams up for 0.1 s.
             gc.collect()

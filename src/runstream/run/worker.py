@@ -72,6 +72,7 @@ class Worker:
         self.name = name or worker_name()
         self._runs: dict[str, ActiveRun] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._beginning: set[asyncio.Task[None]] = set()
         self._suspects: set[str] = set()
         self._idle: set[str] = set()
         """Runs that do nothing but wait for a person."""
@@ -109,7 +110,12 @@ class Worker:
     async def take(self, claim: Claim) -> None:
         """Carry out a run that was claimed in this worker's name by somebody else, without a question for the next one
         and whatever its `concurrency`. While it stops, the run is given back. Raises StoreError."""
-        await self._begin(await opened(self._store, self._config.clock), claim)
+        host = await opened(self._store, self._config.clock)
+        # A task of its own: who asks for it may be cancelled, and a stop waits for what it has let in.
+        beginning = asyncio.get_running_loop().create_task(self._begin(host, claim))
+        self._beginning.add(beginning)
+        beginning.add_done_callback(self._beginning.discard)
+        await asyncio.shield(beginning)
 
     def run_of(self, run_id: str) -> ActiveRun | None:
         """The run of that id, where it is carried out here at present."""
@@ -127,6 +133,8 @@ class Worker:
             self._stopping.set()
 
     async def _drain(self) -> None:
+        while self._beginning:
+            await asyncio.wait(self._beginning)
         for run_id in list(self._idle):
             _hand_on(self._runs[run_id])
         if not await self._ended():

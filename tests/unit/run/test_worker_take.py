@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from runstream import Agent, Runner
 from runstream.log.memory_store import MemoryStore
@@ -35,5 +36,37 @@ async def test_a_worker_carries_out_what_was_claimed_for_it() -> None:
         assert worker.run_of(late) is None
         assert (await store.find(late)).status == "queued"
         await asyncio.wait_for(worker.run(), 5)
+    finally:
+        await store.aclose()
+
+
+async def test_a_stop_hands_on_what_is_just_being_begun() -> None:
+    """A run that was let in before the stop is neither forgotten nor carried out after the worker's end, even where
+    whoever asked for it has given up."""
+    store = MemoryStore("memory://")
+    await store.open()
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def session(name: str) -> Any:
+        asked.set()
+        await answered.wait()
+        return None
+
+    agent = Agent(name="Desk", model=ScriptedModel(["Hello."], repeat=True))
+    worker = Worker([agent], store=store, concurrency=1, session=session)
+    try:
+        run_id = await Runner.submit(agent, "hi", store=store, session_id="a")
+        claim = await store.claim(run_id, worker.name, 5.0)
+        assert claim is not None
+        working = asyncio.create_task(worker.run())
+        taking = asyncio.create_task(worker.take(claim))
+        await asked.wait()
+        worker.stop(drain_s=0.0)
+        taking.cancel()
+        await asyncio.wait((taking,))
+        answered.set()
+        await asyncio.wait_for(working, 5)
+        assert worker.run_ids == []
+        assert (await store.find(run_id)).status == "queued"
     finally:
         await store.aclose()

@@ -60,7 +60,7 @@ class Reader:
         self.is_due = False
         """Whether the client should hear something, though nothing happens."""
         self.dropped = False
-        """Whether it was too slow for too long."""
+        """Whether its client has gone, or was too slow for too long."""
         self.task: asyncio.Task[object] | None = None
         """Who reads."""
 

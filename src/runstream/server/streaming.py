@@ -148,7 +148,7 @@ class EventStream:
                 raise
             # Too slow for too long, or gone: the server closes what is left of the connection.
         except OSError:
-            pass  # how some servers tell that the client has gone
+            reader.dropped = True  # how some servers tell that the client has gone
         finally:
             watching.cancel()
             reader.close()
@@ -167,23 +167,23 @@ class EventStream:
             # Many readers wait for long: they hold on to nothing meanwhile.
             batches = body = None
             try:
-                batches = await source.next()
-            except CursorExpired as error:
-                body = await self._skip(error)
+                try:
+                    batches = await source.next()
+                except CursorExpired as error:
+                    body = await self._skip(error)
             except AgentsException as error:
                 self._hub.counts.store_failures += isinstance(error, StoreError)
                 body = encoding.failure(_failure_code(error))
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 return
-            else:
-                if batches:
-                    body = b"".join([encoding.encode(batch) for batch in batches])
-                    if reader.ended:
-                        body += encoding.closing()
-                elif reader.ended or self._hub.closing:
+            if batches:
+                body = b"".join([encoding.encode(batch) for batch in batches])
+                if reader.ended:
+                    body += encoding.closing()
+            elif body is None:
+                if reader.ended or self._hub.closing:
                     return
-                else:
-                    body = encoding.heartbeat
+                body = encoding.heartbeat
             if body:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
 

@@ -94,7 +94,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop` is called and every run has ended or was handed on. Raises StoreError if the store cannot
-        be opened; later failures of the store are logged and waited out."""
+        be opened; later failures of the store, of whatever kind, are logged and waited out."""
         host = await opened(self._store, self._config.clock)
         await asyncio.to_thread(warm_up)
         try:
@@ -199,8 +199,9 @@ class Worker:
             return await host.store.claim_next(
                 self._names, self.name, self._config.lease_s, queues=self._queues, wait_s=_WAIT_S
             )
-        except StoreError as error:
-            _logger.warning("no runs can be claimed: %s", error)
+        except Exception as error:  # whatever it is: the runs that go on here are not to be given up with it
+            is_expected = isinstance(error, StoreError)
+            _logger.warning("no runs can be claimed: %s", error if is_expected else repr(error))
             await self._config.clock.sleep(_PAUSE_S)
             return None
 

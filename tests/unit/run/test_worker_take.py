@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from runstream import Agent, Runner
+import pytest
+
+from runstream import Agent, RunConfig, Runner
 from runstream.log.memory_store import MemoryStore
 from runstream.run.worker import Worker
-from runstream.testing import ScriptedModel
+from runstream.testing import FakeClock, ScriptedModel
 
 
 async def test_a_worker_carries_out_what_was_claimed_for_it() -> None:
@@ -69,4 +71,36 @@ async def test_a_stop_hands_on_what_is_just_being_begun() -> None:
         assert worker.run_ids == []
         assert (await store.find(run_id)).status == "queued"
     finally:
+        await store.aclose()
+
+
+class _Odd(MemoryStore):
+    """The first question for work fails as no store should."""
+
+    failures = 1
+
+    async def claim_next(self, *given: Any, **options: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise ValueError("a record that cannot be read")
+        return await super().claim_next(*given, **options)
+
+
+async def test_a_store_that_fails_in_no_known_way_is_waited_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The worker says so, and goes on: else it would hand on all that it carries out, and take no more, in silence."""
+    clock = FakeClock(autojump=False)
+    store = _Odd("memory://", clock=clock)
+    await store.open()
+    agent = Agent(name="Desk", model=ScriptedModel(["Hello."]))
+    worker = Worker([agent], store=store, run_config=RunConfig(clock=clock))
+    working = asyncio.create_task(worker.run())
+    try:
+        run_id = await Runner.submit(agent, "hi", store=store)
+        while (await store.find(run_id)).status != "completed":
+            assert not working.done()
+            await clock.advance(1.0)
+        assert caplog.messages == ["no runs can be claimed: ValueError('a record that cannot be read')"]
+    finally:
+        worker.stop()
+        await asyncio.wait((working,))
         await store.aclose()

@@ -15,7 +15,7 @@ from runstream.errors import StoreError, StoreUnavailable
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["StoreFile", "Synchronous", "resets_safely"]
+__all__ = ["StoreFile", "Synchronous", "is_busy", "resets_safely"]
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
 
@@ -97,6 +97,11 @@ def resets_safely(version: tuple[int, ...]) -> bool:
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether somebody else holds the file: what was asked for has not been done, not in part either."""
+    return (getattr(error, "sqlite_errorname", "") or "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 @dataclass(frozen=True, slots=True)
 class StoreFile:
     """A path and the options that every connection to it shares."""
@@ -163,7 +168,7 @@ class StoreFile:
         """The error to raise for one of SQLite's."""
         name: str = getattr(error, "sqlite_errorname", "") or ""
         text = f"{name or type(error).__name__}: {error}"
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        if is_busy(error):
             return StoreUnavailable(
                 f"the store {self.path} is locked by another process for more than {self.busy_timeout_s:g} s ({text}); "
                 "something holds a transaction open: find it, or raise busy_timeout_s"

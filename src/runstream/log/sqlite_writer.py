@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runstream.errors import AgentsException, StoreError
 from runstream.log.base import Append, Refusal
-from runstream.log.sqlite_file import StoreFile, resets_safely
+from runstream.log.sqlite_file import StoreFile, is_busy, resets_safely
 from runstream.log.sqlite_lane import Call, Lane, Outcome
 from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_runs import Times
@@ -106,8 +106,10 @@ class Writer(Lane[Ledger]):
             ):
                 return False
             ended = self._times.monotonic()
-        except sqlite3.Error:
-            self._ledger.forget()
+        except sqlite3.Error as error:
+            # Of a file that somebody else is writing to nothing is doubted: nothing was done.
+            if not is_busy(error):
+                self._ledger.forget()
             return False
         finally:
             self._at_work.release()

@@ -101,6 +101,21 @@ async def test_it_does_not_wait_for_another_process(tmp_path: Path) -> None:
         assert await seqs(store) == [1, 2, 3]
 
 
+async def test_somebody_else_who_writes_costs_nothing_that_is_known(tmp_path: Path) -> None:
+    """What was refused since the file was held goes on from what is known: the rows of the runs are not read again, nor
+    the whole journal compacted, which followers would have to find again."""
+    async with opened(tmp_path, busy_timeout_s=5.0) as store:
+        epoch = await begin(store)
+        assert await now(store, [part(epoch, 1)])
+        other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert not store.append_now([part(epoch, 2)])
+        other.execute("ROLLBACK")
+        assert await store.append([part(epoch, 2)]) == [None]
+        assert other.execute("SELECT count(*) FROM journal").fetchone() == (2,)
+        other.close()
+
+
 async def test_it_does_not_wait_for_the_thread(tmp_path: Path) -> None:
     """While the thread is in the middle of something, flushes are its business."""
     async with opened(tmp_path) as store:

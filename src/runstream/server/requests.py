@@ -13,6 +13,8 @@ __all__ = ["AnswerCall", "CancelRun", "MoreInput", "NewRun", "checked_input", "d
 
 _PARTS = frozenset(("input_text", "input_image", "input_file", "input_audio"))
 _LONGEST_SESSION = 200
+# What is nested more deeply is nobody's message: code that calls itself for each level would come to its end.
+_MOST_LEVELS = 50
 
 
 class NewRun(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,6 +68,8 @@ def checked_input(
         return given
     if not given:
         raise Refused(422, "invalid_input", "the input is empty")
+    if _is_deeper(given, _MOST_LEVELS):
+        raise Refused(422, "invalid_input", f"the input is nested more than {_MOST_LEVELS} levels deep")
     for item in given:
         if not isinstance(item, dict):
             raise Refused(422, "invalid_input", "an input item is an object, as {'role': 'user', 'content': ...}")
@@ -75,6 +79,21 @@ def checked_input(
                 422, "invalid_input", "input items are messages of the role 'user', with text, image, file or audio"
             )
     return given
+
+
+def _is_deeper(given: list[Any], levels: int) -> bool:
+    """Whether there are lists and objects within one another, more of them than that."""
+    level: list[Any] = [given]
+    for _ in range(levels):
+        level = [
+            inner
+            for each in level
+            for inner in (cast("dict[str, Any]", each).values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _is_of_user(item: dict[str, Any]) -> bool:

@@ -233,6 +233,26 @@ async def test_bodies_that_do_not_come(store: str) -> None:
         assert status == 413
 
 
+async def test_bodies_that_are_nested_without_end(store: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They are refused, by every protocol, before code that calls itself for each level is at its end."""
+    app = create_app(desk(), store=store, trusts_input=True)
+    asked = {
+        "/runs": '{"input": [{"role": "user", "content": @}]}',
+        "/v1/responses": '{"model": "Desk", "input": [{"type": "function_call_output", "call_id": "c", "output": @}]}',
+        "/v1/chat/completions": '{"model": "Desk", "messages": [{"role": "user", "content": @}]}',
+        "/ag-ui": '{"threadId": "t", "runId": "r", "messages": [{"id": "m", "role": "user", "content": @}]}',
+        "/api/chat": '{"id": "c", "messages": [{"id": "m", "role": "user", "parts": @}]}',
+    }
+    metadata = '{"model": "Desk", "input": "hi", "metadata": {"a": @}}'
+    async with serving(app) as url, Client(url) as client:
+        for path, body in (*asked.items(), ("/v1/responses", metadata)):
+            for levels in (60, 900, 100_000):
+                nested = "[" * levels + "]" * levels
+                status, _ = await client.json("POST", path, body.replace("@", nested).encode())
+                assert status in (400, 422), (path, levels)
+    assert not caplog.records
+
+
 async def test_a_client_that_leaves_in_mid_body(store: str, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is begun, and nobody is told of an error."""
     caplog.set_level(logging.WARNING)

@@ -25,6 +25,8 @@ export class Refusal extends Error {
   }
 }
 
+export const UNREACHABLE = "The server cannot be reached.";
+
 /** The server could not be reached. */
 export class Unreachable extends Error {}
 
@@ -72,7 +74,7 @@ export async function request(method: string, path: string, options: RequestInit
       response = await fetch(new URL(path, document.baseURI), { ...options, method, headers });
     } catch (error) {
       if (options.signal?.aborted) throw error;
-      throw new Unreachable("The server cannot be reached.");
+      throw new Unreachable(UNREACHABLE);
     }
     if (response.status !== 401) return response;
     const { message } = await refusalOf(response);

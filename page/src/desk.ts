@@ -2,7 +2,7 @@
 //
 // A conversation is the runs of one session. Its address is `#/c/SESSION`; that of a run without one, `#/r/RUN`.
 
-import { ask, Refusal, Unreachable, whenTokenIsAsked } from "./api";
+import { ask, Refusal, Unreachable, UNREACHABLE, whenTokenIsAsked } from "./api";
 import { announceEvents, say } from "./announce";
 import { changed } from "./frame";
 import { Run, type RunRecord } from "./run";
@@ -99,12 +99,18 @@ export class Desk {
     return this.current?.going ?? false;
   }
 
+  /** The server answers: that it did not is no longer of interest. */
+  private reached(): void {
+    if (this.problem === UNREACHABLE) this.problem = null;
+  }
+
   // What was before.
 
   async refresh(): Promise<void> {
     try {
       const { runs } = (await ask("GET", "page/runs")) as { runs: RunRecord[] };
       this.history = pastOf(runs);
+      this.reached();
       this.joinOthers();
       changed();
     } catch {
@@ -153,6 +159,7 @@ export class Desk {
   private hold(record: Pick<RunRecord, "run_id" | "created_at" | "agent" | "title">): Run {
     const run = new Run(record.run_id, record.created_at, record.agent, record.title);
     run.heard = (heard, batch) => {
+      this.reached();
       announceEvents(heard.view, batch);
       this.checkUnsent(heard);
       if (heard.view.ended) {
@@ -164,10 +171,6 @@ export class Desk {
   }
 
   // What is open on the page.
-
-  draw(): void {
-    changed();
-  }
 
   write(draft: string): void {
     this.draft = draft;
@@ -189,6 +192,12 @@ export class Desk {
   toggleTimeline(): void {
     this.showsTimeline = !this.showsTimeline;
     changed();
+  }
+
+  closeTimeline(): void {
+    this.showsTimeline = false;
+    changed();
+    document.querySelector<HTMLElement>("#timeline-switch")?.focus();
   }
 
   begin(): void {
@@ -229,7 +238,12 @@ export class Desk {
   private async ask(text: string): Promise<void> {
     const session = this.server!.sessions ? (this.session ?? newSession()) : null;
     const body = { input: text, agent: this.agent, ...(session ? { session } : {}) };
+    const from = this.place;
     const { run_id, agent } = await ask("POST", "runs", body);
+    this.others?.postMessage("began");
+    void this.refresh();
+    // Who has gone elsewhere meanwhile finds it in the list; the list may have been faster, too.
+    if (this.place !== from || this.runs.some((run) => run.id === run_id)) return;
     const run = this.hold({ run_id, created_at: Date.now() / 1000, agent, title: text });
     run.unsent.push({ id: this.nextUnsent++, text, count: 0 });
     const place = session ? `c/${session}` : `r/${run_id}`;
@@ -243,8 +257,6 @@ export class Desk {
     this.loading = false;
     this.runs.push(run);
     run.follow();
-    this.others?.postMessage("began");
-    void this.refresh();
   }
 
   /** Something more, while the run goes on. */
@@ -325,7 +337,11 @@ function newSession(): string {
 
 function placeOf(hash: string): string {
   const found = hash.match(/^#\/([cr])\/(.+)$/);
-  return found ? `${found[1]}/${decodeURIComponent(found[2]!)}` : "";
+  try {
+    return found ? `${found[1]}/${decodeURIComponent(found[2]!)}` : "";
+  } catch {
+    return ""; // no address that this page has made
+  }
 }
 
 export function hashOf(place: string): string {

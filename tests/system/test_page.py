@@ -179,7 +179,7 @@ def test_no_character_is_lost_or_doubled(open_page: Open, server: PageServer) ->
 
 def test_the_server_is_killed(browser: Browser, tmp_path: Path) -> None:
     """In mid-answer: the page says that the connection is lost, and goes on with the server that comes after; what the
-    one before had said is shown for what it is."""
+    one before had said is shown for what it is, and that it could not be reached is no longer told."""
     server = PageServer(tmp_path, dies=True)
     server.start()
     context = browser.new_context()
@@ -191,10 +191,13 @@ def test_the_server_is_killed(browser: Browser, tmp_path: Path) -> None:
         wait_for(page, WORDS_SHOWN, 20)
         server.kill()
         page.wait_for_selector(".doing.lost")
+        page.keyboard.press("Escape")
+        page.wait_for_selector(".problem:has-text('cannot be reached')")
         server.go_on()
         server.start()
         page.wait_for_selector(".end.completed", timeout=30_000)
         assert shown_answer(page) == LONG
+        assert page.locator(".problem").count() == 0
         assert "another worker took over" in page.locator("details.discarded summary").first.inner_text()
     finally:
         context.close()
@@ -228,6 +231,7 @@ def test_more_input_and_refusing(open_page: Open) -> None:
     page = open_page()
     say(page, QUESTION, "Support Desk")
     page.wait_for_selector(".approval")
+    page.wait_for_selector(".past .current .dot.waiting", timeout=5_000)
     other = open_page(page.url, beside=page)
     other.wait_for_selector(".approval")
     page.bring_to_front()
@@ -244,6 +248,14 @@ def test_more_input_and_refusing(open_page: Open) -> None:
         assert each.locator(".input").count() == 2
         each.locator(".tool.state-rejected .tool-head").click()
         assert "Refused: “Too expensive.”" in each.locator(".tool.state-rejected").inner_text()
+    # Who has folded something out, and looks at something else, is not led away by what is drawn then.
+    page.set_viewport_size({"width": 900, "height": 420})
+    page.locator(".tool-head").first.click()
+    page.locator(".transcript").evaluate("(area) => area.scrollTo(0, 0)")
+    page.wait_for_selector(".jump")
+    page.get_by_role("textbox", name="Your message").fill("Fail?")
+    page.wait_for_selector(".send:enabled")
+    assert page.locator(".transcript").evaluate("(area) => area.scrollTop") == 0
     say(page, "Fail")
     for each in (page, other):  # who has seen that there is a new run
         each.wait_for_selector(".end.failed")
@@ -281,7 +293,7 @@ def test_hostile_markdown(open_page: Open, server: PageServer) -> None:
 
 
 def test_the_reader_who_scrolls_up_stays(open_page: Open, server: PageServer) -> None:
-    """The end is kept in sight until somebody scrolls up; a button leads back to it."""
+    """The end is kept in sight until somebody scrolls up; a button leads back to it. Nothing scrolls sideways."""
     page = open_page(viewport={"width": 900, "height": 420})
     server.hold_after(110)
     say(page, "go", "Long")
@@ -297,12 +309,14 @@ def test_the_reader_who_scrolls_up_stays(open_page: Open, server: PageServer) ->
     page.locator(".jump").click()
     wait_for(page, AT_END)
     page.wait_for_selector(".jump", state="detached")
+    assert page.locator(".transcript").evaluate("(area) => area.scrollWidth - area.clientWidth") == 0
 
 
-def test_on_a_phone(open_page: Open) -> None:
-    """Nothing is wider than the screen; the list of conversations opens over the page and closes with Escape."""
-    page = open_page(viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
-    say(page, "Show me some code", "Support Desk")
+def test_on_a_phone(open_page: Open, server: PageServer) -> None:
+    """Nothing is wider than the screen; what an agent's description quotes is asked by a touch; the list and the
+    timeline open over the page and close with Escape. An address that is none is that of an empty conversation."""
+    page = open_page(f"{server.url}#/c/%", viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
+    page.get_by_text("“Show me some code”").tap()
     page.wait_for_selector(".end.completed")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate("document.querySelector('.transcript').scrollWidth") == 390
@@ -311,6 +325,10 @@ def test_on_a_phone(open_page: Open) -> None:
     page.locator(".past a").first.wait_for()
     page.keyboard.press("Escape")
     page.locator(".past a").first.wait_for(state="hidden")
+    page.locator("#timeline-switch").click()
+    page.wait_for_selector(".timeline .rows")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".timeline", state="detached")
 
 
 def test_it_can_be_used_by_everybody(open_page: Open) -> None:

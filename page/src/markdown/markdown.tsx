@@ -64,7 +64,7 @@ function Block({ token, growing = false }: { token: any; growing?: boolean }): V
     case "text":
       return <>{token.tokens ? inline(token.tokens) : unescaped(token.text)}</>;
     case "blockquote":
-      return <blockquote>{blocksOf(token.tokens, growing)}</blockquote>;
+      return <blockquote dir="auto">{blocksOf(token.tokens, growing)}</blockquote>;
     case "list":
       return <List token={token} growing={growing} />;
     case "code":
@@ -99,15 +99,19 @@ function List({ token, growing }: { token: any; growing: boolean }): VNode {
       </li>
     );
   });
-  if (!token.ordered) return <ul>{items}</ul>;
-  return <ol start={token.start === "" ? 1 : token.start}>{items}</ol>;
+  if (!token.ordered) return <ul dir="auto">{items}</ul>;
+  return (
+    <ol dir="auto" start={token.start === "" ? 1 : token.start}>
+      {items}
+    </ol>
+  );
 }
 
 function Table({ token }: { token: any }): VNode {
   const side = (index: number): string | undefined => (token.align[index] ? `to-${token.align[index]}` : undefined);
   return (
     <div class="table" tabIndex={0} role="group" aria-label="Table">
-      <table>
+      <table dir="auto">
         {token.header.some((cell: any) => cell.text) && (
           <thead>
             <tr>

@@ -1,6 +1,6 @@
 // The page as a whole.
 
-import type { VNode } from "preact";
+import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { giveToken } from "../api";
 import { focusComposer, type Desk } from "../desk";
@@ -69,7 +69,7 @@ function ActiveAgent({ name, going }: { name: string; going: boolean }): VNode {
   return (
     <span class={going ? "active-agent going" : "active-agent"} title={going ? "The active agent" : "The agent that answered last"}>
       <span class="pulse" aria-hidden="true" />
-      {name}
+      <span class="active-name">{name}</span>
     </span>
   );
 }
@@ -81,9 +81,27 @@ function Empty({ desk }: { desk: Desk }): VNode {
     <main class="empty" id="conversation" aria-label="Conversation">
       <Icon name="spark" />
       <h2>{chosen ? `Ask ${chosen.name}` : "runstream"}</h2>
-      {chosen?.description && <p>{chosen.description}</p>}
+      {chosen?.description && <p>{withQuestions(chosen.description, desk)}</p>}
       <p class="note">Runs go on when you leave. Come back, reload or open another tab: nothing is lost.</p>
     </main>
+  );
+}
+
+/** What a description quotes, “like this”, can be asked by a click. */
+function withQuestions(text: string, desk: Desk): ComponentChildren {
+  return text.split(/(“[^”]+”)/).map((piece, index) =>
+    index % 2 === 0 ? (
+      piece
+    ) : (
+      <a
+        href="#message"
+        class="suggestion"
+        key={index}
+        onClick={(event) => (event.preventDefault(), void desk.send(piece.slice(1, -1)))}
+      >
+        {piece}
+      </a>
+    ),
   );
 }
 
@@ -102,7 +120,9 @@ function TokenQuestion({ message }: { message: string }): VNode {
         }}
       >
         <h2 id="token-title">Token</h2>
-        <p>The server says: {message}. It is kept for this tab alone, until you close it.</p>
+        <p>
+          {message.replace(/\.?$/, ".")} What you give is kept for this tab alone, until you close it.
+        </p>
         <label class="field">
           <span>Bearer token</span>
           <input
@@ -121,12 +141,16 @@ function TokenQuestion({ message }: { message: string }): VNode {
   );
 }
 
+/** So narrow that the timeline covers the conversation. */
+const COVERED = "(max-width: 1100px)";
+
 function useShortcuts(desk: Desk): void {
   useEffect(() => {
     const onKey = (event: KeyboardEvent): void => {
       if (event.defaultPrevented || event.isComposing || desk.tokenQuestion !== null) return;
       if (event.key === "Escape") {
         if (desk.showsHistory) desk.toggleHistory();
+        else if (desk.showsTimeline && matchMedia(COVERED).matches) desk.closeTimeline();
         else if (desk.going) void desk.stop();
         else return;
         event.preventDefault();

@@ -9,7 +9,7 @@ import { Icon, type IconName } from "./icons";
 const STATUSES: Record<string, string> = {
   queued: "waits to begin",
   running: "going on",
-  waiting: "waits for an approval",
+  waiting: "waits for you",
   completed: "completed",
   failed: "failed",
   cancelled: "stopped",
@@ -52,7 +52,10 @@ function PastLine({ past, desk }: { past: Past; desk: Desk }): VNode {
   }, [asks]);
   const current = past.place === desk.place;
   const title = past.title || "Without a text";
-  const isOpen = ["queued", "running", "waiting"].includes(past.status);
+  // Of the conversation that is open the page knows more than the list.
+  const run = current ? desk.current : undefined;
+  const status = run?.loaded && run.going ? (run.view.pending.length ? "waiting" : "running") : past.status;
+  const isOpen = ["queued", "running", "waiting"].includes(status);
   return (
     <li class={current ? "current" : undefined}>
       <a
@@ -67,9 +70,9 @@ function PastLine({ past, desk }: { past: Past; desk: Desk }): VNode {
       >
         <span class="past-title">{title}</span>
         <span class="past-facts">
-          <span class={`dot ${past.status}`} aria-hidden="true" />
-          <span class={past.status === "completed" ? "sr-only" : undefined}>{STATUSES[past.status] ?? past.status}</span>
-          {past.status !== "completed" && <span aria-hidden="true"> · </span>}
+          <span class={`dot ${status}`} aria-hidden="true" />
+          <span class={status === "completed" ? "sr-only" : undefined}>{STATUSES[status] ?? status}</span>
+          {status !== "completed" && <span aria-hidden="true"> · </span>}
           <span>{past.agent}</span>
           <span aria-hidden="true"> · </span>
           <time dateTime={new Date(past.at * 1000).toISOString()}>{when(past.at)}</time>

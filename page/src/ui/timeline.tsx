@@ -23,16 +23,11 @@ interface Row {
 }
 
 export function Timeline({ desk, run }: { desk: Desk; run: Run | undefined }): VNode {
-  const close = (): void => {
-    desk.showsTimeline = false;
-    desk.draw();
-    document.querySelector<HTMLElement>("#timeline-switch")?.focus();
-  };
   return (
     <aside class="timeline" aria-label="Timeline">
       <header>
         <h2>Timeline</h2>
-        <button type="button" class="quiet" aria-label="Close the timeline" onClick={close}>
+        <button type="button" class="quiet" aria-label="Close the timeline" onClick={() => desk.closeTimeline()}>
           <Icon name="close" />
         </button>
       </header>
@@ -91,8 +86,11 @@ function Chart({ run, start }: { run: Run; start: number }): VNode {
         <span>{seconds(span)}</span>
       </div>
       <p class="note legend">
-        <span class="key model" /> model <span class="key tool" /> tool, guardrail <span class="key wait" /> waits for a person{" "}
-        <span class="key first" /> first text
+        {KEYS.map(([kind, words]) => (
+          <span key={kind}>
+            <span class={`key ${kind}`} /> {words}
+          </span>
+        ))}
       </p>
       {view.ended && (
         <button type="button" class="download" onClick={() => void download(run)}>
@@ -102,6 +100,13 @@ function Chart({ run, start }: { run: Run; start: number }): VNode {
     </>
   );
 }
+
+const KEYS = [
+  ["model", "model"],
+  ["tool", "tool, guardrail"],
+  ["wait", "waits for a person"],
+  ["first", "first text"],
+];
 
 async function download(run: Run): Promise<void> {
   const response = await request("GET", `runs/${run.id}/events`);

@@ -82,7 +82,7 @@ export function ToolCard({
           <Output entry={entry} />
         </div>
       )}
-      {!open && entry.output !== null && (
+      {!open && entry.output && (
         <p class="tool-preview" aria-hidden="true">
           {short(entry.output.replace(/[*`]+/g, ""), 160)}
         </p>
@@ -96,10 +96,10 @@ function briefly(entry: ToolEntry): string {
   const given = entry.parsed;
   if (given && typeof given === "object" && !Array.isArray(given)) {
     return Object.values(given)
-      .map((value) => short(value, 40))
+      .map((value) => short(value, 120))
       .join(", ");
   }
-  return short(entry.arguments, 60);
+  return short(entry.arguments, 120);
 }
 
 function Duration({ entry, run, going }: { entry: ToolEntry; run: Run; going: boolean }): VNode | null {
@@ -206,11 +206,15 @@ function Output({ entry }: { entry: ToolEntry }): VNode | null {
         <>
           <div class="output-head">
             <span>Result</span>
-            <Copy text={() => entry.output ?? ""} label="Copy result" />
+            {entry.output && <Copy text={() => entry.output ?? ""} label="Copy result" />}
           </div>
-          <pre tabIndex={0} role="group" aria-label="Result">
-            {entry.output.slice(0, LONGEST)}
-          </pre>
+          {entry.output ? (
+            <pre tabIndex={0} role="group" aria-label="Result">
+              {entry.output.slice(0, LONGEST)}
+            </pre>
+          ) : (
+            <p class="note">An empty text.</p>
+          )}
         </>
       )}
       {!data && entry.output.length > LONGEST && (

@@ -18,6 +18,7 @@ export function Transcript({ desk }: { desk: Desk }): VNode {
   const area = useRef<HTMLElement>(null);
   const pinned = useRef(true);
   const drawnHeight = useRef(0);
+  const top = useRef(0);
   const [away, setAway] = useState(false);
   const place = useRef(desk.place);
   if (place.current !== desk.place || desk.loading) {
@@ -41,12 +42,27 @@ export function Transcript({ desk }: { desk: Desk }): VNode {
     const left = element.scrollHeight - element.scrollTop - element.clientHeight;
     // What comes moves the end away; only who scrolls up leaves it.
     if (left <= NEAR) pinned.current = true;
-    else if (element.scrollHeight === drawnHeight.current) pinned.current = false;
+    else if (element.scrollTop < top.current) pinned.current = false;
+    top.current = element.scrollTop;
     if (away !== left > NEAR) setAway(left > NEAR);
+  };
+  // Who folds something out looks at that, and is not sent to the end.
+  const onClick = (event: MouseEvent): void => {
+    if (!(event.target as Element).closest("summary, .tool-head")) return;
+    pinned.current = false;
+    requestAnimationFrame(() => requestAnimationFrame(onScroll));
   };
   return (
     <div class="transcript-frame">
-      <main id="conversation" class="transcript" ref={area} onScroll={onScroll} tabIndex={0} aria-label="Conversation">
+      <main
+        id="conversation"
+        class="transcript"
+        ref={area}
+        onScroll={onScroll}
+        onClick={onClick}
+        tabIndex={0}
+        aria-label="Conversation"
+      >
         <div class="column">
           {desk.runs.map((run, index) => (
             <RunView

@@ -47,7 +47,7 @@ I have **not** sent the refund: somebody who looks after payments has refused it
 They said: “{why}” If you think that is wrong, answer here and a colleague will look at it again.
 """
 _CODE = '''\
-With the server that answers you right now this takes a dozen lines. Each frame is one event of the run, its `id` the
+With the server that answers you right now this takes a dozen lines. Each frame is one event of the run, its `id` the \
 place to go on from when the connection is lost:
 
 ```python
@@ -82,8 +82,8 @@ curl -N localhost:8000/runs -H 'Content-Type: application/json' \\
 _OTHER = """\
 No model answers here: **this desk is scripted**, so that you can see the page without a key. It knows these:
 
-- *My order 1042 came with a cracked lid. Can I have my money back?* shows tools, an agent within a tool, a handoff, and
-  a call that waits for your approval.
+- *My order 1042 came with a cracked lid. Can I have my money back?* shows tools, an agent within a tool, a handoff, \
+and a call that waits for your approval.
 - *Show me some code* shows code.
 - *Fail* shows what an error looks like.
 
@@ -228,7 +228,7 @@ def _desk(items: Sequence[Any], asked: str) -> Any:
     if re.search(r"\bcode\b|python|script|curl|api", words):
         return [Message(_CODE)]
     if re.search(r"\bfail", words):
-        broken = Raise(_Unwilling("this desk fails when it is asked to"), after=9)
+        broken = Raise(AskedToFail("this desk fails when it is asked to"), after=9)
         return Turn((Message("I am looking into it. The warehouse says that your parcel is"),), fault=broken)
     return [Message(_OTHER)]
 
@@ -250,5 +250,5 @@ def _refunds(items: Sequence[Any], asked: str) -> Any:
     return [Message(_REFUSED.format(why=said.rstrip(".") + "."))]
 
 
-class _Unwilling(Exception):
+class AskedToFail(Exception):
     """The desk was asked to fail."""

@@ -10,6 +10,7 @@ import pytest
 
 from protocol_logs import refund
 from runstream import Agent, RunConfig
+from runstream.log.open_store import open_store
 from runstream.server import create_app
 from runstream.server.access import User
 from runstream.server.answers import Refused
@@ -76,6 +77,38 @@ async def test_nobody_has_anothers_conversation() -> None:
         assert (await events_of(client, "/ag-ui", ag_ui(said("user", "hi")), **BOB))[-1]["result"] == "Paid."
         status, stopped = await client.json("POST", "/api/chat/c/stop", {}, **ANN)
         assert (status, stopped["stopped"]) == (202, [asked["approvalId"].partition("/")[0]])
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_a_conversation_goes_on_with_the_next_server(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """What waits is resumed, answered and stopped there; the server before has waited for none of it."""
+    url = f"sqlite:///{tmp_path}/runs.db" if kind == "sqlite" else request.getfixturevalue("redis_url")
+    store = open_store(url)
+
+    def app(*steps: Any) -> Any:
+        desk = Agent(name="Desk", model=ScriptedModel(steps), tools=[refund])
+        return create_app(desk, store=store, drain_s=600.0, page=False)
+
+    async with serving(app(*[ToolCall("refund", {"order": 7})] * 3)) as url, Client(url) as client:
+        [*_, asked, _, _] = await events_of(client, "/api/chat", chat(said("user", "hi")))
+        [*_, paused] = await events_of(client, "/ag-ui", ag_ui(said("user", "hi")))
+        [*_, other, _, _] = await events_of(client, "/api/chat", {**chat(said("user", "hi")), "id": "other"})
+    async with serving(app("Paid.", "Paid.")) as url, Client(url) as client:
+        async with client.ask("GET", "/api/chat/c/stream") as response:
+            assert (response.status, asked["approvalId"] in await response.text()) == (200, True)
+        approval = {"id": asked["approvalId"], "approved": True}
+        answers = {
+            "role": "assistant",
+            "parts": [{"type": "tool-refund", "state": "approval-responded", "approval": approval}],
+        }
+        assert (await events_of(client, "/api/chat", chat(answers)))[-1]["finishReason"] == "stop"
+        resume = [{"interruptId": paused["outcome"]["interrupts"][0]["id"], "status": "resolved", "payload": True}]
+        assert (await events_of(client, "/ag-ui", ag_ui(resume=resume)))[-1]["result"] == "Paid."
+        stopped = {"stopped": [other["approvalId"].partition("/")[0]]}
+        assert await client.json("POST", "/api/chat/other/stop", {}) == (202, stopped)
+    await store.aclose()
 
 
 async def test_what_clients_say_of_the_past() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from runstream.errors import AgentsException, StoreError
 from runstream.server.answers import Refused, refusal_of
@@ -233,7 +234,14 @@ async def not_served(request: Request, error: Any) -> Response:
     service: Service = request.app.state.runstream
     service.counts.refused[code] += 1
     body = service.error_body(_path(request.scope), Refused(status, code, message))
-    return Response(body, status, {**(error.headers or {}), "Cache-Control": "no-store"}, "application/json")
+    headers: dict[str, str] = {**(error.headers or {}), "Cache-Control": "no-store"}
+    if status == 405:
+        # An address has a route for each method, and the first of them has refused: it names its own method alone.
+        here = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+        headers["Allow"] = ", ".join(
+            sorted({method for route in here for method in getattr(route, "methods", None) or ()})
+        )
+    return Response(body, status, headers, "application/json")
 
 
 def later(stream: ASGIApp) -> ASGIApp:

@@ -197,6 +197,9 @@ async def test_methods_that_are_not_for_it(store: str) -> None:
         for method, path in (("PUT", "/runs"), ("PATCH", f"/runs/{run_id}"), ("DELETE", "/runs"), ("TRACE", "/runs")):
             status, answer = await client.json(method, path)
             assert (status, answer["error"]["code"]) == (405, "not_possible")
+        for path, allowed in (("/runs", "GET, HEAD, POST"), (f"/runs/{run_id}", "DELETE, GET, HEAD")):
+            async with client.ask("PUT", path) as response:
+                assert response.headers["Allow"] == allowed
         async with client.ask("OPTIONS", f"/runs/{run_id}") as response:
             assert response.status == 204
         assert (await client.json("GET", f"/runs/{run_id}"))[0] == 200

@@ -7,18 +7,19 @@ it goes away: as with the API, nobody would get it. Who only reads a response al
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from runstream.errors import RunNotFound, RunSealed
+from runstream.errors import AgentsException, RunNotFound, RunSealed, StoreError
 from runstream.log.base import Command, RunRecord
 from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.runner import Runner
 from runstream.server.access import Action, User
-from runstream.server.answers import Refused, json_bytes
+from runstream.server.answers import Refused, json_bytes, refusal_of
 from runstream.server.channel import Batch
 from runstream.server.guard import later
 from runstream.server.hub import Hub
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from runstream.log.cursor import Cursor
 
 __all__ = ["openai_routes"]
+
+_logger = logging.getLogger("runstream.server")
 
 # What is decoded and folded at once holds up everybody else.
 _PAGE_BYTES = 65_536
@@ -91,6 +94,13 @@ def _about(record: RunRecord, part: int | None) -> dict[str, Any]:
     return noted(record.job) if part == 1 else {}
 
 
+def _name(encoding: ResponsesEncoding, record: RunRecord) -> None:
+    """What is told of a response that nobody has begun to work on."""
+    fold = encoding.fold
+    if not fold.begun:
+        fold.model, fold.created_at, fold.status = record.agent, record.created_at, "queued"
+
+
 def _check_model(service: Service, name: str) -> None:
     if name not in service.agent_names:
         raise OpenAIRefused(
@@ -127,7 +137,7 @@ class _Responses:
                 reader.close()
             return _json(encode_json(encoding.response()), _headers(run_id))
         answer = _stream(service, reader, encoding) if asked.is_streamed else _Whole(service, reader, encoding)
-        return later(_ForItsClient(service, reader, answer, is_kept=asked.is_stored))
+        return later(_ForItsClient(service, reader, encoding, answer, is_kept=asked.is_stored))
 
     async def _start(self, user: User, asked: ResponsesRequest) -> str:
         if not asked.given:
@@ -226,8 +236,7 @@ class _Responses:
             for batch in batches_of(page.segments, record.run_id, after):
                 encoding.encode(batch)
                 after = batch.last_seq
-        if not fold.begun:
-            fold.model, fold.created_at, fold.status = record.agent, record.created_at, "queued"
+        _name(encoding, record)
         if part is not None and fold.part != part:
             raise OpenAIRefused("There is no such response.", code="not_found", status=404)
         return encoding
@@ -257,11 +266,14 @@ class _Responses:
         try:
             await _cancel(service, record.run_id)
             await asyncio.wait((reading, late), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()  # what has not been read is not told as if it were so
         finally:
             reading.cancel()
             late.cancel()
             await asyncio.gather(reading, late, return_exceptions=True)
             reader.close()
+        _name(encoding, record)
         return _json(encode_json(encoding.response()), _headers(record.run_id))
 
     async def delete(self, request: Request) -> Response:
@@ -311,7 +323,7 @@ class _Others:
         reader = open_reader(service, run_id, 0, is_new=True)
         encoding = ChatEncoding(run_id, has_usage=asked.has_usage, is_whole=not asked.is_streamed)
         answer = _stream(service, reader, encoding) if asked.is_streamed else _Whole(service, reader, encoding)
-        return later(_ForItsClient(service, reader, answer))
+        return later(_ForItsClient(service, reader, encoding, answer))
 
     async def list_models(self, request: Request) -> Response:
         await check_right(self._service, _user(request), "list")
@@ -409,21 +421,50 @@ class _Whole:
 
 
 class _ForItsClient:
-    """An answer to whoever began the run: if they go away it is stopped, for nobody else waits for it."""
+    """An answer to whoever began the run: if they go away, or cannot be answered, it is stopped, for nobody else waits
+    for it."""
 
-    def __init__(self, service: Service, reader: Reader, answer: EventStream | _Whole, *, is_kept: bool = True) -> None:
+    def __init__(
+        self,
+        service: Service,
+        reader: Reader,
+        encoding: _Encoding,
+        answer: EventStream | _Whole,
+        *,
+        is_kept: bool = True,
+    ) -> None:
         self._service = service
         self._reader = reader
+        self._encoding = encoding
         self._answer = answer
         self._is_kept = is_kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Where the server stops, the run is handed on: that comes as a cancellation, and ends here.
-        await self._answer(scope, receive, send)
-        if not self._is_kept:
-            await _delete(self._service, self._reader.run_id)
-        elif self._reader.dropped:
-            await _cancel(self._service, self._reader.run_id)
+        try:
+            await self._answer(scope, receive, send)
+        except AgentsException as error:
+            await self._end(is_failed=True)
+            refused = refusal_of(error)
+            if refused is None:
+                raise
+            if isinstance(error, StoreError):
+                self._service.counts.store_failures += 1
+                _logger.error("%s cannot be read for its client, and is stopped: %s", self._reader.run_id, error)
+            refused.headers.update(_NOT_AGAIN)
+            raise refused from error
+        # Nobody can ask for a completion once more.
+        is_lost = isinstance(self._encoding, ChatEncoding) and not (self._encoding.ended or self._service.hub.closing)
+        await self._end(is_failed=is_lost)
+
+    async def _end(self, *, is_failed: bool) -> None:
+        try:
+            if not self._is_kept:
+                await _delete(self._service, self._reader.run_id)
+            elif is_failed or self._reader.dropped:
+                await _cancel(self._service, self._reader.run_id)
+        except AgentsException as error:
+            _logger.warning("%s cannot be stopped: %s", self._reader.run_id, error)
 
 
 async def _wait_gone(receive: Receive) -> None:

@@ -80,6 +80,27 @@ def test_what_each_thing_looks_like() -> None:
     ]
 
 
+def test_links() -> None:
+    """Pictures are links that stand where the text has them, and tell where they lead to; an address stands once."""
+    assert bare(drawn("See <https://example.com>, or <ann@example.com>.")) == [
+        "See https://example.com, or ann@example.com."
+    ]
+    text = "It *looks* like ![a lid](https://example.com/lid.png) and ![](x.png).\n"
+    assert bare(drawn(text, 80)) == ["It looks like Picture: a lid (https://example.com/lid.png) and Picture (x.png)."]
+
+
+def test_a_table_that_is_too_wide() -> None:
+    """Nothing of it is cut off: its rows become lists where a word does not fit into its column."""
+    text = "| Name | Amount | |\n|---|--:|---|\n| a *long* name | 1,234.50 | x |\n| b | 2 | |\n"
+    assert bare(drawn(text, 28)) == [
+        " Name           Amount",
+        " ────────────────────────",
+        " a long name  1,234.50  x",
+        " b                   2",
+    ]
+    assert bare(drawn(text, 14)) == ["Name  a long", "name", "Amount", "1,234.50", "x", "", "Name  b", "Amount  2"]
+
+
 @pytest.mark.parametrize("step", [1, 7])
 def test_the_pieces_do_not_matter(step: int) -> None:
     """What stands for good is the same however the text came."""

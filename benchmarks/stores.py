@@ -11,6 +11,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ _ROWS: dict[str, tuple[str, str, dict[str, str]]] = {
 
 @contextmanager
 def _redis(folder: str) -> Generator[str, None, None]:
-    from tests.redis_server import RedisServer, install_server
+    sys.path.insert(0, str(ROOT / "tests"))
+    from redis_server import RedisServer, install_server
 
     program = install_server()
     if program is None:

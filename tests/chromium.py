@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from debian_tools import install, skip, tell
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_INSTALLING_S = 600.0
+NO_CHROMIUM = "NO CHROMIUM: there is none in PATH, and apt-get could not provide one"
 # Of tests nobody is to be kept from anything, and containers have little shared memory, and often no namespaces.
 ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
 
@@ -34,25 +35,9 @@ def find_chromium() -> str | None:
 
 def install_chromium() -> str | None:
     """The program's path, after installing it if need be; None where that is not possible."""
-    found = find_chromium()
-    if found is None and shutil.which("apt-get") is not None:
-        prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        if not prefix or shutil.which("sudo") is not None:
-            for package in ("chromium", "chromium-browser"):
-                install = [*prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
-                if _runs(install) or (_runs([*prefix, "apt-get", "update", "-qq"]) and _runs(install)):
-                    break
-        found = find_chromium()
-    return found
-
-
-def _runs(command: list[str]) -> bool:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=_INSTALLING_S)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return True
+    if find_chromium() is None and not install("chromium"):
+        install("chromium-browser")
+    return find_chromium()
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +45,7 @@ def browser() -> Iterator[Browser]:
     """One browser for all tests of a module. Skips where there is none and none can be had; in CI that is a failure."""
     program = install_chromium()
     if program is None:
-        reason = "NO CHROMIUM: there is none in PATH, and apt-get could not provide one"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -73,16 +55,7 @@ def browser() -> Iterator[Browser]:
 
 
 def main() -> int:
-    found = install_chromium()
-    if found is not None:
-        print(f"tests of the page use {found}")
-        return 0
-    print(
-        "NO CHROMIUM: tests of the page are SKIPPED, because there is none in PATH and apt-get could not provide one. "
-        "Install it to run them.",
-        file=sys.stderr,
-    )
-    return 1 if os.environ.get("CI") else 0
+    return tell("tests of the page", install_chromium(), NO_CHROMIUM)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-_UNPACKED = Path(__file__).parents[1] / ".venv" / "nginx"
+from debian_tools import UNPACKED, install, tell, unpack, with_libraries
+
+_UNPACKED = UNPACKED / "nginx"
 _PLACES = (None, "/usr/sbin:/usr/local/sbin", str(_UNPACKED / "usr/sbin"))
 _PACKAGE = "nginx-light"
 _STARTING_S = 10.0
@@ -33,51 +34,11 @@ def find_server() -> str | None:
 
 def install_server() -> str | None:
     """The program's path, after installing it if need be; None where that is not possible."""
-    if find_server() is None and shutil.which("apt-get") is not None:
-        prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        if not prefix or shutil.which("sudo") is not None:
-            _install(prefix)
-        if find_server() is None:
-            _unpack()
-    return find_server()
-
-
-def _install(prefix: list[str]) -> None:
-    """With apt-get, as root. Debian starts the service at once: it is stopped for good."""
-    install = [*prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", _PACKAGE]
-    if not _runs(install) and _runs([*prefix, "apt-get", "update", "-qq"]):
-        _runs(install)
     if find_server() is None:
-        return
-    if Path("/run/systemd/system").exists():
-        _runs([*prefix, "systemctl", "disable", "--now", "nginx"])
-    else:
-        _runs([*prefix, "service", "nginx", "stop"])
-
-
-def _unpack() -> None:
-    """What apt-get would install is downloaded and unpacked into the environment's folder: needs no root."""
-    plan = subprocess.run(
-        ["apt-get", "install", "-s", "--no-install-recommends", _PACKAGE], capture_output=True, text=True
-    )
-    packages = [line.split()[1] for line in plan.stdout.splitlines() if line.startswith("Inst ")]
-    if not packages:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        if not _runs(["apt-get", "download", "-qq", *packages], folder):
-            return
-        _UNPACKED.mkdir(parents=True, exist_ok=True)
-        for package in Path(folder).glob("*.deb"):
-            _runs(["dpkg", "-x", str(package), str(_UNPACKED)])
-
-
-def _runs(command: list[str], folder: str | None = None) -> bool:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=300)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return True
+        install(_PACKAGE, service="nginx")
+    if find_server() is None:
+        unpack(_PACKAGE, _UNPACKED)
+    return find_server()
 
 
 class NginxServer:
@@ -108,12 +69,9 @@ class NginxServer:
 
     def start(self) -> None:
         """Returns once it listens."""
-        libraries = ":".join(
-            [*(str(path) for path in _UNPACKED.glob("usr/lib/*")), os.environ.get("LD_LIBRARY_PATH", "")]
-        )
         self._process = subprocess.Popen(
             [self._program, "-p", str(self._folder), "-c", "nginx.conf", "-e", "error.log"],
-            env={**os.environ, "LD_LIBRARY_PATH": libraries},
+            env=with_libraries(_UNPACKED),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -136,12 +94,7 @@ class NginxServer:
 
 
 def main() -> int:
-    found = install_server()
-    if found is not None:
-        print(f"tests of the server behind a proxy use {found}")
-        return 0
-    print(f"{NO_NGINX}. Tests of the server behind it are SKIPPED. Install it to run them.", file=sys.stderr)
-    return 1 if os.environ.get("CI") else 0
+    return tell("tests of the server behind a proxy", install_server(), NO_NGINX)
 
 
 if __name__ == "__main__":

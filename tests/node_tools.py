@@ -11,7 +11,6 @@ import asyncio
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,12 +19,11 @@ from typing import Any
 
 import pytest
 
+from debian_tools import failure_of, install, skip, tell
+
 CLIENTS = Path(__file__).parent / "clients"
 
-_LOCK = CLIENTS / "package-lock.json"
-_INSTALLED = CLIENTS / "node_modules" / ".installed"
 _LEAST_VERSION = 20
-_INSTALLING_S = 300.0
 
 
 class NoNode(Exception):
@@ -42,76 +40,53 @@ def node_program() -> str | None:
     return found if major.isdecimal() and int(major) >= _LEAST_VERSION else None
 
 
-def ensure() -> str:
-    """The path of Node, with the packages of `tests/clients` in place. Quick if they are. Raises NoNode."""
+def ensure(folder: Path = CLIENTS) -> str:
+    """The path of Node, with what the folder's `package-lock.json` pins in place. Quick if it is. Raises NoNode."""
     node = node_program()
     if node is None:
-        _install_node()
+        install("nodejs", "npm")
         node = node_program()
         if node is None:
             raise NoNode(
                 f"there is no Node of version {_LEAST_VERSION} or newer in PATH, and apt-get could not provide one. "
                 "Install it (https://nodejs.org)"
             )
-    if not _is_current():
-        with (CLIENTS / ".installing").open("w") as lock:
+    installed = folder / "node_modules" / ".installed"
+    digest = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    if not _says(installed, digest):
+        with (folder / ".installing").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
-            if not _is_current():
-                _install_packages()
+            if not _says(installed, digest):
+                _install_packages(folder)
+                installed.write_text(digest)
     return node
 
 
-def _is_current() -> bool:
-    return _INSTALLED.exists() and _INSTALLED.read_text() == _digest()
+def _says(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
 
 
-def _digest() -> str:
-    return hashlib.sha256(_LOCK.read_bytes()).hexdigest()
-
-
-def _install_node() -> None:
-    """With apt-get, as root."""
-    if shutil.which("apt-get") is None:
-        return
-    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if prefix and shutil.which("sudo") is None:
-        return
-    install = [*prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "nodejs", "npm"]
-    if _failure_of(install) is not None and _failure_of([*prefix, "apt-get", "update", "-qq"]) is None:
-        _failure_of(install)
-
-
-def _install_packages() -> None:
+def _install_packages(folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise NoNode("there is Node, but no npm in PATH. Install it")
-    failure = _failure_of([npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"])
+    failure = failure_of([npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], folder)
     if failure is not None:
-        raise NoNode(f"`npm ci` in tests/clients failed: {failure}")
-    _INSTALLED.write_text(_digest())
+        raise NoNode(f"`npm ci` in {folder.name} failed: {failure}")
 
 
-def _failure_of(command: list[str]) -> str | None:
-    """Runs it in the folder of the clients; why it failed, None if it has not."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+def ensured(folder: Path = CLIENTS) -> str:
+    """As `ensure`, for fixtures: skips where it can not be had; in CI that is a failure."""
     try:
-        done = subprocess.run(
-            command, cwd=CLIENTS, env=environment, capture_output=True, text=True, timeout=_INSTALLING_S
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    return None if done.returncode == 0 else done.stderr.strip()[-1000:] or f"status {done.returncode}"
+        return ensure(folder)
+    except NoNode as error:
+        skip(f"NO NODE: {error}")
 
 
 @pytest.fixture(scope="session")
 def node() -> str:
     """Path of Node, with the official clients in place. Skips where they can not be had; in CI that is a failure."""
-    try:
-        return ensure()
-    except NoNode as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"NO NODE: {error}")
-        pytest.skip(f"NO NODE: {error}")
+    return ensured()
 
 
 async def run_client(node: str, program: str, *arguments: Any, timeout_s: float = 20.0) -> list[Any]:
@@ -140,15 +115,11 @@ async def run_client(node: str, program: str, *arguments: Any, timeout_s: float 
     return [json.loads(line) for line in output.decode().split("\n") if line]
 
 
-def main() -> int:
+def main(tests: str = "tests with the official clients of the server's protocols", folder: Path = CLIENTS) -> int:
     try:
-        found = ensure()
+        return tell(tests, ensure(folder), "")
     except NoNode as error:
-        reason = f"NO NODE: tests with the official clients of the server's protocols are SKIPPED: {error}"
-        print(reason, file=sys.stderr)
-        return 1 if os.environ.get("CI") else 0
-    print(f"tests of the server's protocols use {found}")
-    return 0
+        return tell(tests, None, f"NO NODE: {error}")
 
 
 if __name__ == "__main__":

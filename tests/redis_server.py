@@ -7,20 +7,21 @@ says so loudly, and fails if the environment variable CI is set.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from debian_tools import UNPACKED, install, tell, unpack, with_libraries
+
 _NAMES = ("redis-server", "valkey-server")
-_UNPACKED = Path(__file__).parents[1] / ".venv" / "redis"
+_UNPACKED = UNPACKED / "redis"
 _STARTING_S = 10.0
+NO_REDIS = "NO REDIS: there is no redis-server or valkey-server in PATH, and apt-get could not provide one"
 
 
 def find_server() -> str | None:
@@ -37,54 +38,11 @@ def find_server() -> str | None:
 
 def install_server() -> str | None:
     """The program's path, after installing it if need be; None where that is not possible."""
-    found = find_server()
-    if found is None and shutil.which("apt-get") is not None:
-        prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        if not prefix or shutil.which("sudo") is not None:
-            _install(prefix)
-        found = find_server()
-        if found is None:
-            _unpack()
-            found = find_server()
-    return found
-
-
-def _install(prefix: list[str]) -> None:
-    """With apt-get, as root. Debian starts the service at once: it is stopped for good."""
-    install = [*prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "redis-server"]
-    if not _runs(install) and _runs([*prefix, "apt-get", "update", "-qq"]):
-        _runs(install)
     if find_server() is None:
-        return
-    if Path("/run/systemd/system").exists():
-        _runs([*prefix, "systemctl", "disable", "--now", "redis-server"])
-    else:
-        _runs([*prefix, "service", "redis-server", "stop"])
-
-
-def _unpack() -> None:
-    """What apt-get would install is downloaded and unpacked into the environment's folder: needs no root."""
-    plan = subprocess.run(
-        ["apt-get", "install", "-s", "--no-install-recommends", "redis-server"], capture_output=True, text=True
-    )
-    packages = [line.split()[1] for line in plan.stdout.splitlines() if line.startswith("Inst ")]
-    if not packages:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        if not _runs(["apt-get", "download", "-qq", *packages], folder):
-            return
-        _UNPACKED.mkdir(parents=True, exist_ok=True)
-        for package in Path(folder).glob("*.deb"):
-            _runs(["dpkg", "-x", str(package), str(_UNPACKED)])
-
-
-def _runs(command: list[str], folder: str | None = None) -> bool:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=300)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return True
+        install("redis-server", service="redis-server")
+    if find_server() is None:
+        unpack("redis-server", _UNPACKED)
+    return find_server()
 
 
 class RedisServer:
@@ -109,10 +67,11 @@ class RedisServer:
         command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
         command += ["--save", "", "--logfile", str(log), "--daemonize", "no"]
         command += ["--appendonly", "yes", "--appendfsync", "everysec"] if self._persistent else []
-        libraries = [str(path) for path in _UNPACKED.glob("usr/lib/*")]
-        environment = {**os.environ, "LD_LIBRARY_PATH": ":".join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")])}
         self._process = subprocess.Popen(
-            [*command, *self._options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*command, *self._options],
+            env=with_libraries(_UNPACKED),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         until = time.monotonic() + _STARTING_S
         while time.monotonic() < until:
@@ -243,16 +202,7 @@ def in_step(primary: RedisServer, replica: RedisServer) -> None:
 
 
 def main() -> int:
-    found = install_server()
-    if found is not None:
-        print(f"tests of the store on Redis use {found}")
-        return 0
-    print(
-        "NO REDIS: tests of the store on Redis are SKIPPED, because there is no redis-server or valkey-server in PATH "
-        "and apt-get could not provide one. Install it to run them.",
-        file=sys.stderr,
-    )
-    return 1 if os.environ.get("CI") else 0
+    return tell("tests of the store on Redis", install_server(), NO_REDIS)
 
 
 if __name__ == "__main__":

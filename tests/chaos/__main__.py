@@ -14,7 +14,7 @@ from pathlib import Path
 from chaos.harm import ends, failovers, kills, odd_runs, restarts, stops
 from chaos.processes import Plan
 from chaos.trial import Report, Trial
-from redis_server import Proxy, RedisServer, install_server, wait_until
+from redis_server import NO_REDIS, Proxy, RedisServer, install_server, wait_until
 
 _TRIALS = {
     "kills": "workers and readers are killed",
@@ -97,7 +97,7 @@ async def _one(name: str, store: str, trial_name: str, options: argparse.Namespa
 def _servers(folder: Path, count: int) -> list[RedisServer]:
     program = install_server()
     if program is None:
-        raise SystemExit("NO REDIS: there is no redis-server, and none can be installed")
+        raise SystemExit(NO_REDIS)
     servers = [
         RedisServer(program, folder / f"redis-{number}", "--repl-diskless-sync-delay", "0") for number in range(count)
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from runstream.cli.storage import finish
+from runstream.cli.storage import finish, refuse_store_beside_url
 
 if TYPE_CHECKING:
     from runstream.agent.agent import Agent
@@ -60,6 +60,8 @@ def command(
         raise click.UsageError(
             "--url talks to a server's agents: MODULE:AGENT, --sessions, --model and --base-url do not go with it"
         )
+    if url is not None:
+        refuse_store_beside_url(click.get_current_context(), "store")
     agents: list[Agent[Any]] = []
     if references:
         from runstream.cli.loading import load_agents

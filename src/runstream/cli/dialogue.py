@@ -341,6 +341,7 @@ class Dialogue:
         """Show the rest, and how it ended."""
         view, answer = lines.view, self._answer
         self._answer = self._connection = None
+        lines.close()
         await self._draw(lines)
         last: list[str] = []
         if problem is not None:

@@ -54,7 +54,7 @@ class PlainChat:
                 task.cancel()
             else:
                 self._is_stopping = True
-                self._stopping = asyncio.ensure_future(self._answer.cancel())
+                self._stopping = asyncio.ensure_future(self._stop(self._answer))
 
         try:
             loop.add_signal_handler(signal.SIGINT, interrupt)
@@ -74,6 +74,12 @@ class PlainChat:
         except asyncio.CancelledError:
             return STOPPED
         return status
+
+    async def _stop(self, answer: Answer) -> None:
+        try:
+            await answer.cancel()
+        except Exception as error:
+            click.echo(f"it could not be stopped: {visible(str(error))}; Ctrl-C again quits", err=True)
 
     async def _question(self) -> str | None:
         """The next line, with those that a backslash at its end joins to it; None at the end of the input."""

@@ -14,11 +14,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from runstream.log.base import RunRecord, Store
 
-__all__ = ["STOPPED", "DurationType", "age_text", "finish", "store_option", "stored"]
+__all__ = ["STOPPED", "DurationType", "age_text", "finish", "refuse_store_beside_url", "store_option", "stored"]
 
 STOPPED = 130
 """What shells report for a program that Ctrl-C has ended."""
@@ -40,13 +41,25 @@ def store_option(command: _Command) -> _Command:
 
 
 def _checked(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
-    if context.resilient_parsing or context.params.get("server_url"):
-        return url  # the run is a server's: no store is needed
+    if context.resilient_parsing:
+        return url
+    if context.params.get("server_url"):  # the run is a server's: no store is needed
+        refuse_store_beside_url(context, parameter.name)
+        return url
     if not url:
-        raise click.UsageError("no store is named: give --store (sqlite:///runs.db, redis://…) or set RUNSTREAM_STORE")
+        server = ", or --url of a server" if "server_url" in context.params else ""
+        raise click.UsageError(
+            f"no store is named: give --store (sqlite:///runs.db, redis://…){server}, or set RUNSTREAM_STORE"
+        )
     if url.startswith("memory:"):
         raise click.UsageError(f"{url} is within one process: name a store that several can use, as sqlite:///runs.db")
     return url
+
+
+def refuse_store_beside_url(context: click.Context, parameter: str | None) -> None:
+    """A server has its own store; that of the environment is for commands that need one."""
+    if context.get_parameter_source(parameter or "") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--url names a server, which has a store of its own: --store does not go with it")
 
 
 @asynccontextmanager

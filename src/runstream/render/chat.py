@@ -107,6 +107,7 @@ class AnswerLines:
         """What stands above for good: "text" or "line"."""
         self._shown_from: list[int] = []
         """Ids of the messages of which something stands for good."""
+        self._is_closed = False
 
     @property
     def has_begun(self) -> bool:
@@ -138,6 +139,10 @@ class AnswerLines:
         self.view = RunView(sparse=True)
         self._place, self._texts, self._shown_from = 0, {}, []
 
+    def close(self) -> None:
+        """No more comes: what is under way stands for good as it is."""
+        self._is_closed = True
+
     def wrapped(self, mark: str, text: str, color: str | None = None) -> list[str]:
         """A text of the caller's own, in the width that there is."""
         return self._pen.wrapped(mark, text, color, self._columns)
@@ -158,7 +163,7 @@ class AnswerLines:
             self._texts.clear()
             if not isinstance(entry, MessageEntry):
                 self._add(found, self._entry(entry, None), "line")
-            elif entry.state == "incomplete" and not entry.void:
+            elif not entry.void and (entry.state == "incomplete" or (entry.state == "streaming" and self._is_closed)):
                 self._add(found, [self._pen("(not complete)", dim=True)], "line")
             self._place += 1
         return found
@@ -196,7 +201,7 @@ class AnswerLines:
             self._shown_from.append(self.view.entries[self._place].id)
 
     def _is_over(self, entry: Entry) -> bool:
-        if entry.void or self.view.status not in ("new", "running"):
+        if entry.void or self._is_closed or self.view.status not in ("new", "running"):
             return True
         if isinstance(entry, MessageEntry | ReasoningEntry):
             is_over = entry.state != "streaming"

@@ -345,6 +345,7 @@ async def test_a_server(tmp_path: Path) -> None:
             await terminal.shows("! connection lost (", 2)
             terminal.type(CTRL_C)
             await terminal.shows("✗ nobody knows whether it has stopped")
+            assert terminal.text.count("word5 word6") == 3, "what was shown is still there"
             terminal.type("and now?" + ENTER)
             await terminal.shows("✗ ServerUnreachable: ")
         assert "nothing listens there" in terminal.text

@@ -7,7 +7,7 @@ import functools
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import pytest
@@ -17,6 +17,7 @@ from cutting import wire_to
 from runstream import Agent, function_tool
 from runstream.cli import _cli, chat
 from runstream.cli.demo import demo_script
+from runstream.cli.plain_chat import PlainChat
 from runstream.server import create_app
 from runstream.server.client import ServerClient
 from runstream.testing import Fault, Message, ScriptedModel, ToolCall, Turn
@@ -131,6 +132,25 @@ def test_what_does_not_go_together() -> None:
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Error: the server http://127.0.0.1:9 cannot be reached: nothing listens there" in result.stderr
     assert "is no URL of a server" in say("hi", "--url", "nonsense").stderr
+    for line in (("chat",), ("watch", "run_1")):
+        result = CliRunner().invoke(_cli, [*line, "--url", "http://127.0.0.1:9", "--store", "sqlite:///runs.db"])
+        assert "--store does not go with it" in result.stderr
+        result = CliRunner().invoke(
+            _cli, [*line, "--url", "http://127.0.0.1:9"], env={"RUNSTREAM_STORE": "sqlite:///runs.db"}
+        )
+        assert "nothing listens there" in result.stderr
+    assert ", or --url of a server, " in CliRunner().invoke(_cli, ["watch", "run_1"]).stderr
+
+
+async def test_an_answer_that_cannot_be_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    """That is told; it does not pass for stopped."""
+
+    class Stubborn:
+        async def cancel(self) -> None:
+            raise ConnectionError("the wire is cut")
+
+    await PlainChat(cast("Any", None))._stop(cast("Any", Stubborn()))
+    assert capsys.readouterr().err == "it could not be stopped: the wire is cut; Ctrl-C again quits\n"
 
 
 def test_without_the_extra(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,16 @@ def test_more_input_and_gaps() -> None:
     assert bare(answer.finished()) == ["> and \\x1b[2J hurry", "… events 2 to 4 are no longer kept", "> now"]
 
 
+def test_what_has_no_end() -> None:
+    """Where no more comes, what was under way is not lost."""
+    answer = AnswerLines(40)
+    answer.feed(delta(1, "one\n\ntwo"))
+    assert bare(answer.finished()) == ["one"]
+    answer.close()
+    assert bare(answer.finished()) == ["", "two", "", "(not complete)"]
+    assert answer.open_lines(9, 0.0) == []
+
+
 def test_another_history() -> None:
     """After the log turned out to be another one, what comes is shown, though its seqs were seen."""
     answer = AnswerLines(40)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
@@ -54,6 +55,8 @@ class Guard:
         try:
             await self._serve(scope, receive, answer)
         except Exception as error:
+            if answer.is_lost:
+                return  # whatever has come of that
             refused = self._refusal(error, scope)
             if refused is not None and not answer.begun:
                 await self._refuse(scope, receive, answer, refused)
@@ -89,7 +92,8 @@ class Guard:
         refused = refusal_of(error) if isinstance(error, AgentsException) else None
         if refused is None or refused.status >= 500:
             expected = isinstance(error, AgentsException)
-            _logger.error("%s %s: %s", scope.get("method", "WS"), scope["path"], error, exc_info=not expected)
+            path = quote(scope["path"])  # it may hold line ends
+            _logger.error("%s %s: %s", scope.get("method", "WS"), path, error, exc_info=not expected)
         return refused or Refused(500, "error", "the server failed")
 
     def _check_source(self, connection: HTTPConnection) -> list[tuple[bytes, bytes]]:
@@ -180,13 +184,15 @@ class Guard:
 class _Answer:
     """The way of an answer to its client: adds headers, counts bytes."""
 
-    __slots__ = ("_counts", "_send", "begun", "headers")
+    __slots__ = ("_counts", "_send", "begun", "headers", "is_lost")
 
     def __init__(self, send: Send, counts: Counts) -> None:
         self._send = send
         self._counts = counts
         self.headers: list[tuple[bytes, bytes]] = [(b"x-content-type-options", b"nosniff")]
         self.begun = False
+        self.is_lost = False
+        """Whether the server has told by an error that the client has gone away."""
 
     async def __call__(self, message: Message) -> None:
         kind = message["type"]
@@ -201,7 +207,11 @@ class _Answer:
             self.begun = True
         else:
             self.begun = True
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:
+            self.is_lost = True
+            raise
 
 
 def _has_no_body(connection: HTTPConnection) -> bool:

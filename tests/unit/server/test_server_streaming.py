@@ -37,16 +37,16 @@ def scope(method: str, path: str) -> dict[str, Any]:
 class Connection:
     """A client that has sent a body and then keeps quiet; after `broken_after` messages the connection is gone."""
 
-    def __init__(self, body: Any = None, *, broken_after: int | None = None) -> None:
-        self._body: bytes | None = json.dumps(body).encode()
+    def __init__(self, body: Any = None, *, broken_after: int | None = None, first: str = "http.request") -> None:
+        self._first: Any = {"type": first, "body": json.dumps(body).encode(), "more_body": False}
         self._broken_after = broken_after
         self.sent: list[Any] = []
 
     async def receive(self) -> Any:
-        body, self._body = self._body, None
-        if body is None:
+        first, self._first = self._first, None
+        if first is None:
             await asyncio.Event().wait()
-        return {"type": "http.request", "body": body, "more_body": False}
+        return first
 
     async def send(self, message: Any) -> None:
         if len(self.sent) == self._broken_after:
@@ -106,6 +106,38 @@ async def test_a_server_that_tells_by_an_error_that_the_client_has_gone() -> Non
         client = Connection({"model": "Desk", "input": "hi", "stream": True}, broken_after=2)
         await app(scope("POST", "/v1/responses"), client.receive, client.send)
         assert await statuses(service) == ["cancelled"]
+
+
+@pytest.mark.parametrize("broken_after", [0, 1, 3])
+async def test_a_websocket_that_goes_away_is_no_fault_of_the_servers(
+    broken_after: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it is sent just then (uvicorn tells it by an error), nothing is logged, and its reader is gone."""
+    async with started(Agent(name="Desk", model=ScriptedModel(["Hi."]))) as (app, service):
+        run_id = await start_run(service, User(None), agent=None, given="hi")
+        connection = {**scope("GET", f"/runs/{run_id}/ws"), "type": "websocket", "subprotocols": []}
+        del connection["method"]
+        client = Connection(broken_after=broken_after, first="websocket.connect")
+        await app(connection, client.receive, client.send)
+        assert len(client.sent) == broken_after
+        assert await statuses(service) == ["completed"]
+    assert not caplog.records
+
+
+async def test_paths_write_no_lines_into_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line end of a path is escaped there."""
+    async with started(waiting_desk()) as (app, service):
+
+        async def find(run_id: str) -> Any:
+            raise StoreUnavailable("it is gone")
+
+        monkeypatch.setattr(service.carrier.store, "find", find)
+        client = Connection()
+        await app(scope("GET", "/runs/x\nnothing happened"), client.receive, client.send)
+        assert client.sent[0]["status"] == 503
+    assert caplog.messages == ["GET /runs/x%0Anothing%20happened: it is gone"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib.util
 import ipaddress
@@ -102,6 +103,7 @@ def command(
         )
     if root_path and not root_path.startswith("/"):
         raise click.UsageError(f"--root-path is a path as /agents, not {root_path!r}")
+    _check_free(host, port)
     agents = load_agents(references) if references else [_desk()]
     from runstream.errors import AgentsException, MissingExtra
     from runstream.server import Limits, create_app
@@ -141,6 +143,28 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _check_free(host: str, port: int) -> None:
+    """Whether the server can listen there, before anything is opened: what is wrong is told in a line."""
+    import socket
+
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":  # elsewhere it would take the port from who has it
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except socket.gaierror as error:
+        raise click.ClickException(f"--host {host!r} is no address of this machine: {error.strerror}") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            taken = f"port {port} of {host} is taken: choose another --port, or 0 for a free one"
+            raise click.ClickException(taken) from error
+        if error.errno in (errno.EACCES, errno.EADDRNOTAVAIL) and host != "localhost":
+            raise click.ClickException(f"{host}:{port} cannot be listened on: {error.strerror}") from error
 
 
 def _in_url(host: str) -> str:

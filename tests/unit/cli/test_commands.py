@@ -1,5 +1,6 @@
 """The command `runstream`: its list of commands, help, version, and what it says to a typing error."""
 
+import socket
 import subprocess
 import sys
 
@@ -75,3 +76,16 @@ def test_help_does_not_load_the_runtime() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_server_that_cannot_listen() -> None:
+    """A port that is taken, and an address that is not this machine's, are told in a line, before a store is opened."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        status, output = run("serve", "--port", port)
+    assert (status, output) == (
+        1,
+        f"Error: port {port} of 127.0.0.1 is taken: choose another --port, or 0 for a free one\n",
+    )
+    status, output = run("serve", "--host", "192.0.2.1", "--token", "a-token-that-is-long", "--port", "0")
+    assert (status, output) == (1, "Error: 192.0.2.1:0 cannot be listened on: Cannot assign requested address\n")

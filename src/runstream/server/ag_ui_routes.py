@@ -15,7 +15,7 @@ from runstream.server.protocols.ag_ui import AgUi, RunAgentInput, answer_of, inp
 from runstream.server.requests import decode_body
 from runstream.server.service import Service
 from runstream.server.starting import find_run, start_run
-from runstream.server.telling_runs import Answer, answer, conversation_key, follow, input_of, new_run_id
+from runstream.server.telling_runs import Answer, answer, conversation_key, follow, input_of, new_run_id, unsaid
 
 __all__ = ["ag_ui_routes", "openapi_paths"]
 
@@ -45,7 +45,10 @@ class _Handlers:
         # Of a client that asks for the same run again, what it has of that run's answer is none of its input.
         before = [message for message in given.messages if not str(message.get("id")).startswith(f"{run_id}-")]
         try:
-            items = new_items(before) if session is not None else input_items(before, any_items=service.trusts_input)
+            if session is None:
+                items = input_items(before, any_items=service.trusts_input)
+            else:
+                items = await unsaid(service, user, session, new_items(before))
             await start_run(
                 service,
                 user,

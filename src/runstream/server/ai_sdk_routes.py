@@ -24,6 +24,7 @@ from runstream.server.telling_runs import (
     live_runs,
     new_run_id,
     stop_runs,
+    unsaid,
 )
 
 __all__ = ["ai_sdk_routes", "openapi_paths"]
@@ -65,7 +66,7 @@ class _Handlers:
                 422, "cannot_regenerate", "this server keeps the conversation: what was answered stays. Ask again"
             )
         else:
-            items = new_items(chat.messages)
+            items = await unsaid(service, user, session, new_items(chat.messages))
         run_id = await start_run(
             service,
             user,

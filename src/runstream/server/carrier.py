@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from runstream.agent.agent import Agent
 from runstream.clock import Clock
@@ -87,6 +87,14 @@ class Carrier:
     def run_of(self, run_id: str) -> ActiveRun | None:
         """The run of that id, where it is carried out here."""
         return None if self._worker is None else self._worker.run_of(run_id)
+
+    async def session_of(self, name: str) -> Session | None:
+        """The conversation of that name among those of all users; None where none are kept."""
+        session = self._session
+        if session is None or hasattr(session, "get_items"):
+            return cast("Session | None", session)
+        made: Any = cast("SessionFactory", session)(name)
+        return await made if hasattr(made, "__await__") else made
 
     async def start(self) -> None:
         """Open the store and begin to work. Raises StoreError."""

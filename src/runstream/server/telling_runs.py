@@ -19,17 +19,29 @@ from runstream.server.channel import Batch
 from runstream.server.guard import later
 from runstream.server.protocols.telling import NOT_WAITING, Telling, place_of
 from runstream.server.reader import Reader
-from runstream.server.requests import checked_input
+from runstream.server.requests import checked_input, session_key
 from runstream.server.service import Service
 from runstream.server.starting import answer_call, find_run, open_reader, send_command
 from runstream.server.streaming import EventStream
 
-__all__ = ["Answer", "answer", "conversation_key", "follow", "input_of", "live_runs", "new_run_id", "stop_runs"]
+__all__ = [
+    "Answer",
+    "answer",
+    "conversation_key",
+    "follow",
+    "input_of",
+    "live_runs",
+    "new_run_id",
+    "stop_runs",
+    "unsaid",
+]
 
 RUN_ID_HEADER = "Runstream-Run-Id"
 _LIVE = ("queued", "running", "waiting")
 _MOST_LIVE = 10_000
 _LONGEST_NAME = 1000
+# Items of a conversation among which its last answer is looked for.
+_LOOKED_AT = 100
 
 
 def conversation_key(kind: str, user: User, name: str) -> str:
@@ -61,6 +73,25 @@ def input_of(service: Service, items: list[dict[str, Any]]) -> list[Any]:
     limit, any_items = service.limits.input_chars, service.trusts_input
     checked: Any = checked_input(items, limit, any_items=any_items, is_history=True)
     return checked
+
+
+async def unsaid(service: Service, user: User, session: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the user's messages since the last answer those that the conversation does not have yet: it has one whose run
+    was stopped before there was an answer. The last of them is new in any case."""
+    kept = None if len(items) < 2 else await service.carrier.session_of(session_key(session, user.name) or "")
+    if kept is None:
+        return items
+    said: list[Any] = []
+    for item in reversed(await kept.get_items(_LOOKED_AT)):
+        role = item.get("role")
+        if role == "assistant":
+            break
+        if role == "user":
+            said.insert(0, item)
+    for count in range(min(len(said), len(items) - 1), 0, -1):
+        if said[-count:] == items[:count]:
+            return items[count:]
+    return items
 
 
 class Answer:

@@ -145,6 +145,32 @@ async def test_conversations_that_the_server_keeps(tmp_path: Path) -> None:
     assert len(other) == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"), [("/ag-ui", ag_ui), ("/api/chat", lambda *messages, run="": chat(*messages))]
+)
+async def test_what_had_no_answer_is_said_once(path: str, asked: Any, tmp_path: Path) -> None:
+    """A message whose run came to nothing is in the conversation, and comes once more with the next one: clients know
+    of no answer after it. What is said twice is there twice."""
+    model = ScriptedModel([ValueError("no"), ValueError("no"), "Three."])
+    sessions = tmp_path / "sessions.db"
+    app = create_app(
+        Agent(name="Desk", model=model),
+        store="memory://",
+        session=lambda name: SQLiteSession(name, sessions),
+        page=False,
+    )
+    messages = [said("user", "a"), said("user", "a", 2), said("user", "b", 3)]
+    async with serving(app) as url, Client(url) as client:
+        for count in (1, 2, 3):
+            await events_of(client, path, asked(*messages[:count], run=f"r{count}"))
+    assert [text_of(item) for item in model.calls[-1].input] == ["a", "a", "b"]
+
+
+def text_of(item: Any) -> str:
+    content = item["content"]
+    return content if isinstance(content, str) else content[0]["text"]
+
+
 async def test_a_run_is_begun_once() -> None:
     """The same run of a thread again is followed, also after its end: the model is asked once."""
     model = ScriptedModel([Turn(("One two.",))])

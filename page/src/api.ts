@@ -23,6 +23,11 @@ export class Refusal extends Error {
   ) {
     super(message);
   }
+
+  /** Whether the same may be answered later. */
+  get passes(): boolean {
+    return this.status === 429 || this.status >= 500;
+  }
 }
 
 export const UNREACHABLE = "The server cannot be reached.";

@@ -206,10 +206,13 @@ export class Desk {
   }
 
   async remove(past: Past): Promise<void> {
-    try {
-      for (const record of past.runs) await ask("DELETE", `runs/${record.run_id}`);
-    } catch (error) {
-      if (!(error instanceof Refusal && error.status === 404)) this.problem = messageOf(error);
+    for (const record of past.runs) {
+      try {
+        await ask("DELETE", `runs/${record.run_id}`);
+      } catch (error) {
+        // Another tab may have been faster.
+        if (!(error instanceof Refusal && error.status === 404)) this.problem = messageOf(error);
+      }
     }
     if (this.place === past.place) await this.open("");
     await this.refresh();

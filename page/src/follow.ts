@@ -102,12 +102,13 @@ export class Follower {
       this.ended = true;
       return;
     }
-    if (response.status === 404) {
+    if (!response.ok) {
+      const refusal = await refusalOf(response);
+      if (refusal.passes) return;
       this.ended = true;
-      this.listener.gone((await refusalOf(response)).message);
+      this.listener.gone(refusal.message);
       return;
     }
-    if (!response.ok) return;
     this.listener.connected(true);
     const frames = new FrameReader();
     const reader = response.body!.getReader();

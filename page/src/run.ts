@@ -61,11 +61,11 @@ export class Run {
       if (!this.view.ended) this.follow(snapshot.cursor);
     } catch (error) {
       if (this.closed) return;
-      if (error instanceof Refusal) {
+      if (error instanceof Refusal && !error.passes) {
         this.failure = error.message;
         this.touch([HEAD]);
       } else {
-        // Not reachable: it is tried again while anybody waits for it.
+        // Not reachable, or too busy: it is tried again while anybody waits for it.
         this.connected = false;
         this.touch([HEAD]);
         await new Promise((resolve) => setTimeout(resolve, 1_000));

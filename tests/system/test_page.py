@@ -360,7 +360,8 @@ def check(page: Page) -> None:
 
 
 def test_tokens(open_page: Open, server: PageServer) -> None:
-    """The page asks for a token where the server does, again if it was wrong, and keeps it for the tab alone."""
+    """The page asks for a token where the server does, again if it was wrong, and keeps it for the tab alone. A run
+    that may not be read is said to be so, and not tried again for ever."""
     page = open_page(token=None, may_fail=True)
     for token in ("wrong", TOKEN):
         page.get_by_label("Bearer token").fill(token)
@@ -373,5 +374,10 @@ def test_tokens(open_page: Open, server: PageServer) -> None:
     page.reload()
     page.wait_for_selector(".end.completed")
     assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 1]
+    refusal = {"error": {"code": "forbidden", "message": "This run is not yours."}}
+    page.context.route("**/events?after=*", lambda route: route.fulfill(status=403, json=refusal))
+    say(page, "Fail")
+    page.get_by_text("This run is not yours.").wait_for()
+    page.get_by_role("button", name="Stop").wait_for(state="detached")
     other = open_page(beside=page, may_fail=True)
     other.get_by_label("Bearer token").wait_for()

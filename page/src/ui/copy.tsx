@@ -27,11 +27,13 @@ async function write(text: string): Promise<void> {
     await navigator.clipboard.writeText(text);
   } catch {
     // Only pages of https, and of this machine, may use the clipboard directly.
+    const before = document.activeElement as HTMLElement | null;
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);
     area.select();
     document.execCommand("copy");
     area.remove();
+    before?.focus({ preventScroll: true });
   }
 }

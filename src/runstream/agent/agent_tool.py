@@ -161,10 +161,23 @@ class AgentTool:
                     f"Agent tool called with invalid input: the input_builder of {name} must return a string or a "
                     f"list of input items, not {told!r:.100}"
                 )
+            told = self._taken_over(nesting, cast("Any", told))
         result = await self._run(context, told, params if self._keeps_input else None)
         if nesting is not None and nesting.suspended:
             return None
         return await self._output_of(result)
+
+    def _taken_over(self, nesting: Any, told: Any) -> Any:
+        """Where the run goes on that waited for a person when its worker left; what it is told, where it begins."""
+        options = self._options
+        kept = {"previous_response_id": options.previous_response_id, "conversation_id": options.conversation_id}
+        by_provider = {name: value for name, value in kept.items() if value is not None}
+        left = None if nesting is None else nesting.go_on(told, self._max_turns, by_provider or None)
+        return told if left is None else left
+
+    @property
+    def _max_turns(self) -> int:
+        return _DEFAULT_MAX_TURNS if self._options.max_turns is None else self._options.max_turns
 
     def _read(self, name: str, arguments: str) -> Any:
         """The arguments as JSON data. Raises ModelBehaviorError where they do not fit."""
@@ -184,7 +197,7 @@ class AgentTool:
         goes_on = not isinstance(told, str | list)
         settings: dict[str, Any] = {
             "context": nested,
-            "max_turns": _DEFAULT_MAX_TURNS if options.max_turns is None else options.max_turns,
+            "max_turns": self._max_turns,
             "hooks": options.hooks,
             "run_config": nested.run_config if isinstance(nested, ToolContext) else options.run_config,
             "previous_response_id": None if goes_on else options.previous_response_id,

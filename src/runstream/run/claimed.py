@@ -22,6 +22,7 @@ from runstream.run.durable import DurableRun
 from runstream.run.feed import events_of
 from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.host import StoreHost
+from runstream.run.left_waiting import left_waiting
 from runstream.run.resume import Resumed, fold_of_events
 from runstream.sessions.base import Session
 
@@ -211,6 +212,8 @@ async def _restored(
         # All commands come once more: one that was still waiting may be older than one that was carried out.
         run.inbox.last_command = 0
         run.inbox.taken = {event.data.command for event in events if event.kind in (APPROVAL_RESOLVED, INPUT_ADDED)}
+        if config.on_approval == "wait":
+            run.suspended = {**left_waiting(events, fold, run.context)}
     else:
         run.claimed_epoch = claim.epoch
     run.durable = DurableRun(run, host, claim.epoch)

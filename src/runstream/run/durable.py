@@ -113,8 +113,9 @@ class DurableRun:
         await self._host.store.release(self.run_id, self.writer.epoch)
 
     def set_status(self, status: StoredStatus) -> None:
-        """What the store tells of the run from its next event on."""
-        self.writer.set_status(status)
+        """What the store tells of the run from its next event on. A run that ends for its approvals never waits."""
+        if status != "waiting" or self._run.config.on_approval == "wait":
+            self.writer.set_status(status)
 
 
 async def _entered(run: ActiveRun, host: StoreHost, creating: Coroutine[Any, Any, int]) -> int:

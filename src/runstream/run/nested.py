@@ -16,7 +16,7 @@ from typing import Any, cast
 from runstream.agent.items import ToolApprovalItem
 from runstream.agent.tool_context import ToolContext
 from runstream.errors import UserError
-from runstream.events.event import Event, RunStatus
+from runstream.events.event import Event, RunStart, RunStatus
 from runstream.log.base import Command, StoredStatus
 from runstream.log.nested import NestedLog
 from runstream.run.active import ActiveRun
@@ -40,8 +40,20 @@ class Nesting:
         self._call_id = call_id
         self._run: ActiveRun | None = None
         at: Standing | None = outer.suspended.pop(call_id, None)
-        self.state: RunState[Any] | None = None if at is None else RunState.standing_at(at)
+        self._left: Standing | None = at if at is not None and at.fold.start is None else None
+        self.state: RunState[Any] | None = None if at is None or self._left is not None else RunState.standing_at(at)
         """Where the nested run goes on, if it waited for a person."""
+
+    def go_on(
+        self, told: str | list[Any], max_turns: int | None, options: dict[str, Any] | None
+    ) -> RunState[Any] | None:
+        """Where the nested run goes on that waited when another worker had the calling run. It was told this: the log
+        does not say. None for one that begins."""
+        at = self._left
+        if at is None:
+            return None
+        at.fold.start, at.input = RunStart(told, max_turns, options), told
+        return RunState.standing_at(at)
 
     def config_of(self, config: RunConfig) -> RunConfig:
         """The configuration of the nested run: what is the calling run's business is left to it."""
@@ -166,7 +178,8 @@ class _ThroughOuter:
         raise UserError("a nested run is spoken to through the run that calls it")
 
     def set_status(self, status: StoredStatus) -> None:
-        """The calling run's status is the whole run's."""
+        """What a nested run waits for, all of the run waits for."""
+        self._outer.set_status(status)
 
     async def hand_back(self) -> None:
         """The calling run is handed back, not a part of it."""

@@ -213,7 +213,7 @@ class _Calls:
             hosted = sort_hosted(run, self._plan.hosted_requests, self._tools)
             waiting += hosted.waiting
             waits_here = bool(waiting) and run.config.on_approval == "wait"
-            if run.durable is not None and waits_here:
+            if run.durable is not None and waiting:
                 run.durable.set_status("waiting")
             if ready or waiting:
                 await run.committed()  # the call is kept before its tool starts, the request before a person is asked
@@ -312,8 +312,8 @@ class _Calls:
             run.inbox.tell_idle(False)
             if answer is not None:
                 answer.cancel()
-            if run.durable is not None and waiting:
-                run.durable.set_status("running")
+            if run.durable is not None:
+                run.durable.set_status("running")  # what waited may have been a nested run that is over
         for task in [task for task in self._under_way if task.done()]:
             ready = self._under_way.pop(task)
             result = task.result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -11,10 +11,11 @@ from runstream.errors import RunExists
 from runstream.server.access import User
 from runstream.server.answers import Refused
 from runstream.server.openapi import errors
-from runstream.server.protocols.ag_ui import AgUi, RunAgentInput, answer_of, input_items, new_items
+from runstream.server.protocols.ag_ui import AgUi, RunAgentInput, answer_of, input_items
+from runstream.server.protocols.telling import since_answer
 from runstream.server.requests import decode_body
 from runstream.server.service import Service
-from runstream.server.starting import find_run, start_run
+from runstream.server.starting import RUN_ID_HEADER, find_run, start_run, user_of
 from runstream.server.telling_runs import Answer, answer, conversation_key, follow, input_of, new_run_id, unsaid
 
 __all__ = ["ag_ui_routes", "openapi_paths"]
@@ -35,7 +36,7 @@ class _Handlers:
 
     async def run(self, request: Request) -> Any:
         service = self._service
-        user = cast("User", request.scope["runstream.user"])
+        user = user_of(request)
         given: RunAgentInput = decode_body(await request.body(), RunAgentInput)
         if given.resume:
             return await self._resume(user, given)
@@ -48,7 +49,7 @@ class _Handlers:
             if session is None:
                 items = input_items(before, any_items=service.trusts_input)
             else:
-                items = await unsaid(service, user, session, new_items(before))
+                items = await unsaid(service, user, session, input_items(since_answer(before), any_items=False))
             await start_run(
                 service,
                 user,
@@ -104,7 +105,7 @@ def openapi_paths() -> dict[str, Any]:
     }
     stream = {
         "description": "Server-sent events of AG-UI 1.0. Ends with RUN_FINISHED or RUN_ERROR.",
-        "headers": {"Runstream-Run-Id": {"schema": {"type": "string"}}},
+        "headers": {RUN_ID_HEADER: {"schema": {"type": "string"}}},
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
     asking = {

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from runstream.server.access import User
 from runstream.server.answers import Refused, json_bytes
 from runstream.server.openapi import errors, json_reply
-from runstream.server.protocols.ai_sdk import HEADERS, AiSdk, ChatRequest, answers_of, input_items, new_items
+from runstream.server.protocols.ai_sdk import HEADERS, AiSdk, ChatRequest, answers_of, input_items
+from runstream.server.protocols.telling import since_answer
 from runstream.server.requests import decode_body
 from runstream.server.service import Service
-from runstream.server.starting import find_run, start_run
+from runstream.server.starting import RUN_ID_HEADER, find_run, start_run, user_of
 from runstream.server.telling_runs import (
     Answer,
     answer,
@@ -40,16 +40,12 @@ def ai_sdk_routes(service: Service) -> list[Any]:
     ]
 
 
-def _user(request: Request) -> User:
-    return cast("User", request.scope["runstream.user"])
-
-
 class _Handlers:
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def send(self, request: Request) -> Any:
-        service, user = self._service, _user(request)
+        service, user = self._service, user_of(request)
         chat: ChatRequest = decode_body(await request.body(), ChatRequest)
         key = conversation_key("chat", user, chat.id)
         given = answers_of(chat.messages)
@@ -66,7 +62,7 @@ class _Handlers:
                 422, "cannot_regenerate", "this server keeps the conversation: what was answered stays. Ask again"
             )
         else:
-            items = await unsaid(service, user, session, new_items(chat.messages))
+            items = await unsaid(service, user, session, input_items(since_answer(chat.messages), any_items=False))
         run_id = await start_run(
             service,
             user,
@@ -79,7 +75,7 @@ class _Handlers:
         return follow(service, AiSdk(run_id), HEADERS, is_new=True)
 
     async def resume(self, request: Request) -> Any:
-        service, user = self._service, _user(request)
+        service, user = self._service, user_of(request)
         key = conversation_key("chat", user, request.path_params["chat_id"])
         live = await live_runs(service, user, key)
         if not live:
@@ -89,8 +85,8 @@ class _Handlers:
         return follow(service, telling, HEADERS, after=record.first_seq - 1)
 
     async def stop(self, request: Request) -> Any:
-        key = conversation_key("chat", _user(request), request.path_params["chat_id"])
-        stopped = await stop_runs(self._service, _user(request), key)
+        key = conversation_key("chat", user_of(request), request.path_params["chat_id"])
+        stopped = await stop_runs(self._service, user_of(request), key)
         return Response(json_bytes({"stopped": stopped}), 202 if stopped else 200, media_type="application/json")
 
 
@@ -108,7 +104,7 @@ def openapi_paths() -> dict[str, Any]:
     }
     stream = {
         "description": "A UI message stream of the AI SDK. Ends with `finish` or `abort`, and `[DONE]`.",
-        "headers": {name: {"schema": {"type": "string"}} for name in ("Runstream-Run-Id", *HEADERS)},
+        "headers": {name: {"schema": {"type": "string"}} for name in (RUN_ID_HEADER, *HEADERS)},
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
     stopped = {"type": "object", "properties": {"stopped": {"type": "array", "items": {"type": "string"}}}}

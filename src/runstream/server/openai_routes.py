@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +20,6 @@ from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.runner import Runner
 from runstream.server.access import Action, User
 from runstream.server.answers import Refused, json_bytes, refusal_of
-from runstream.server.channel import Batch
 from runstream.server.guard import later
 from runstream.server.hub import Hub
 from runstream.server.protocols.chat_completions import ChatEncoding, chat_request
@@ -39,13 +38,20 @@ from runstream.server.protocols.responses import (
 from runstream.server.reader import Reader, batches_of
 from runstream.server.requests import checked_input
 from runstream.server.service import Service
-from runstream.server.starting import check_right, find_run, open_reader, start_run
-from runstream.server.streaming import EventStream
+from runstream.server.starting import (
+    RUN_ID_HEADER,
+    check_right,
+    delete_run,
+    find_run,
+    open_reader,
+    start_run,
+    user_of,
+)
+from runstream.server.streaming import EventStream, UntilOver
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from runstream.log.cursor import Cursor
 
 __all__ = ["openai_routes"]
 
@@ -80,13 +86,8 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
     return Response(body, 200, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
 
 
-def _user(request: Request) -> User:
-    """Who asks, as the guard has found out."""
-    return cast("User", request.scope["runstream.user"])
-
-
 def _headers(run_id: str) -> dict[str, str]:
-    return {"Runstream-Run-Id": run_id}
+    return {RUN_ID_HEADER: run_id}
 
 
 def _about(record: RunRecord, part: int | None) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class _Responses:
         self._service = service
 
     async def create(self, request: Request) -> Any:
-        service, user = self._service, _user(request)
+        service, user = self._service, user_of(request)
         asked = responses_request(await request.body(), trusted=service.trusts_input)
         _check_model(service, asked.model)
         if asked.conversation is not None and not service.keeps_sessions:
@@ -221,7 +222,7 @@ class _Responses:
             ) from None
 
     async def _asked(self, request: Request, action: Action) -> tuple[RunRecord, int]:
-        return await self._find(_user(request), action, request.path_params["response_id"])
+        return await self._find(user_of(request), action, request.path_params["response_id"])
 
     async def _folded(self, record: RunRecord, part: int | None) -> ResponsesEncoding:
         """The response as the store has it. Raises Refused for one that is not there."""
@@ -278,7 +279,7 @@ class _Responses:
 
     async def delete(self, request: Request) -> Response:
         record, _ = await self._asked(request, "delete")
-        await _delete(self._service, record.run_id)
+        await delete_run(self._service, record.run_id)
         given = request.path_params["response_id"]
         return _json(json_bytes({"id": given, "object": "response", "deleted": True}))
 
@@ -315,7 +316,7 @@ class _Others:
         self._made_at = int(service.carrier.clock.now())
 
     async def create_completion(self, request: Request) -> Any:
-        service, user = self._service, _user(request)
+        service, user = self._service, user_of(request)
         asked = chat_request(await request.body(), trusted=service.trusts_input)
         _check_model(service, asked.model)
         checked_input(asked.given, service.limits.input_chars, any_items=True)
@@ -326,12 +327,12 @@ class _Others:
         return later(_ForItsClient(service, reader, encoding, answer))
 
     async def list_models(self, request: Request) -> Response:
-        await check_right(self._service, _user(request), "list")
+        await check_right(self._service, user_of(request), "list")
         data = [self._shown(name) for name in self._service.agent_names]
         return _json(json_bytes({"object": "list", "data": data}))
 
     async def model(self, request: Request) -> Response:
-        await check_right(self._service, _user(request), "list")
+        await check_right(self._service, user_of(request), "list")
         name = request.path_params["model"]
         _check_model(self._service, name)
         return _json(json_bytes(self._shown(name)))
@@ -340,35 +341,9 @@ class _Others:
         return {"id": name, "object": "model", "created": self._made_at, "owned_by": "runstream"}
 
 
-class _UntilItsEnd:
-    """The encoding of a stream that ends with the response, though the run may go on."""
-
-    def __init__(self, encoding: _Encoding, reader: Reader) -> None:
-        self._encoding = encoding
-        self._reader = reader
-        self.opening = encoding.opening
-        self.heartbeat = encoding.heartbeat
-
-    def encode(self, batch: Batch) -> bytes:
-        body = self._encoding.encode(batch)
-        if self._encoding.ended:
-            self._reader.ended = True
-        return body
-
-    def resync(self, reason: str, given: str, after: Cursor) -> bytes:
-        return self._encoding.resync(reason, given, after)
-
-    def failure(self, code: str) -> bytes:
-        return self._encoding.failure(code)
-
-    def closing(self) -> bytes:
-        return self._encoding.closing()
-
-
 def _stream(service: Service, reader: Reader, encoding: _Encoding) -> EventStream:
-    return EventStream(
-        service.hub, reader, _headers(reader.run_id), encoding=cast("Any", _UntilItsEnd(encoding, reader))
-    )
+    until = UntilOver(encoding, reader, lambda: encoding.ended)
+    return EventStream(service.hub, reader, _headers(reader.run_id), encoding=until)
 
 
 async def _read(hub: Hub, reader: Reader, encoding: _Encoding, *, until_begun: int | None = None) -> None:
@@ -460,7 +435,7 @@ class _ForItsClient:
     async def _end(self, *, is_failed: bool) -> None:
         try:
             if not self._is_kept:
-                await _delete(self._service, self._reader.run_id)
+                await delete_run(self._service, self._reader.run_id)
             elif is_failed or self._reader.dropped:
                 await _cancel(self._service, self._reader.run_id)
         except AgentsException as error:
@@ -482,11 +457,3 @@ async def _cancel(service: Service, run_id: str) -> None:
     except (RunSealed, RunNotFound):
         return  # it has ended meanwhile
     await carrier.host.bring(run_id)
-
-
-async def _delete(service: Service, run_id: str) -> None:
-    carrier = service.carrier
-    await carrier.store.delete(run_id)
-    hosted = carrier.host.run_of(run_id)
-    if hosted is not None:
-        hosted.lose(RunNotFound(run_id, carrier.store.url))

@@ -20,10 +20,9 @@ from starlette.routing import Route
 from runstream.errors import RunNotFound
 from runstream.log.base import RunRecord
 from runstream.run.claimed import job_of
-from runstream.server.access import User
 from runstream.server.answers import json_bytes, run_json
 from runstream.server.service import Service
-from runstream.server.starting import check_right
+from runstream.server.starting import check_right, user_of
 from runstream.view.texts import input_text
 
 __all__ = ["STATIC", "page_routes"]
@@ -133,7 +132,7 @@ class _Page:
 
     async def runs(self, request: Request) -> Response:
         """The newest runs, with what was asked in them and the conversations that they belong to."""
-        user: User = request.scope["runstream.user"]
+        user = user_of(request)
         await check_right(self._service, user, "list")
         records = await self._service.carrier.store.list_runs(owner=user.name, limit=_SHOWN_RUNS)
         told: list[tuple[str | None, str | None]] = []

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from runstream.errors import AgentsException, MissingExtra, RunNotFound, RunSealed
+from runstream.errors import AgentsException, MissingExtra, RunSealed
 from runstream.flow.text_units import Unit
 from runstream.log.base import Command, RunRecord
 from runstream.log.cursor import Cursor, epoch_of
@@ -24,19 +24,21 @@ from runstream.server.requests import AnswerCall, CancelRun, MoreInput, NewRun, 
 from runstream.server.service import Service
 from runstream.server.smoothing import SmoothReader, unit_of
 from runstream.server.starting import (
+    RUN_ID_HEADER,
     agent_named,
     answer_call,
     check_right,
+    delete_run,
     find_run,
     open_reader,
     send_command,
     start_run,
+    user_of,
 )
 from runstream.server.streaming import EventStream, send_messages, start_at
 
 __all__ = ["routes_of"]
 
-RUN_ID_HEADER = "Runstream-Run-Id"
 _LISTED = 100
 _MOST_LISTED = 1000
 _STATUSES = frozenset(("queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted"))
@@ -66,11 +68,6 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
     return Response(json_bytes(value), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
 
 
-def _user(connection: Request | WebSocket) -> User:
-    """Who asks, as the guard has found out."""
-    return cast("User", connection.scope["runstream.user"])
-
-
 class _Handlers:
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -85,7 +82,7 @@ class _Handlers:
         body: NewRun = decode_body(await request.body(), NewRun)
         name = agent_named(service, body.agent)
         unit = unit_of(request.query_params.get("smooth"))
-        run_id = await start_run(service, _user(request), agent=name, given=body.input, session=body.session)
+        run_id = await start_run(service, user_of(request), agent=name, given=body.input, session=body.session)
         headers = {RUN_ID_HEADER: run_id, "Location": f"{request.scope.get('root_path', '')}/runs/{run_id}"}
         if not _wants_events(request):
             return _json({"run_id": run_id, "agent": name, "cursor": "0-0"}, 201, headers)
@@ -99,7 +96,7 @@ class _Handlers:
 
     async def events(self, request: Request) -> Any:
         run_id = request.path_params["run_id"]
-        record = await self._record(_user(request), "read", run_id)
+        record = await self._record(user_of(request), "read", run_id)
         given = request.headers.get("last-event-id")
         if given is None:
             given = request.query_params.get("after", "")
@@ -114,7 +111,7 @@ class _Handlers:
     async def websocket(self, websocket: WebSocket) -> None:
         run_id = websocket.path_params["run_id"]
         try:
-            record = await self._record(_user(websocket), "read", run_id)
+            record = await self._record(user_of(websocket), "read", run_id)
             start = start_at(websocket.query_params.get("after", ""), record)
             unit = unit_of(websocket.query_params.get("smooth"))
             reader = open_reader(self._service, run_id, start.after.seq)
@@ -131,13 +128,13 @@ class _Handlers:
         await send_messages(self._service.hub, reader, websocket, start, self._paced(reader, unit))
 
     async def snapshot(self, request: Request) -> Response:
-        record = await self._record(_user(request), "read", request.path_params["run_id"])
+        record = await self._record(user_of(request), "read", request.path_params["run_id"])
         view = await self._service.snapshots.of(record)
         cursor = Cursor(epoch_of(view["last_seq"], record.epochs), view["last_seq"])
         return _json({**run_json(record), "cursor": str(cursor), "view": view})
 
     async def list_runs(self, request: Request) -> Response:
-        user = _user(request)
+        user = user_of(request)
         await check_right(self._service, user, "list")
         query = request.query_params
         limit = query.get("limit", str(_LISTED))
@@ -155,7 +152,7 @@ class _Handlers:
 
     async def cancel(self, request: Request) -> Response:
         body: CancelRun = decode_body(await request.body(), CancelRun)
-        record = await self._record(_user(request), "cancel", request.path_params["run_id"])
+        record = await self._record(user_of(request), "cancel", request.path_params["run_id"])
         try:
             await send_command(self._service, record, Command("cancel", {"mode": body.mode}))
         except RunSealed:
@@ -166,7 +163,7 @@ class _Handlers:
         body: AnswerCall = decode_body(await request.body(), AnswerCall)
         record = await answer_call(
             self._service,
-            _user(request),
+            user_of(request),
             request.path_params["run_id"],
             body.call_id,
             approve=body.approve,
@@ -178,18 +175,14 @@ class _Handlers:
     async def add_input(self, request: Request) -> Response:
         service = self._service
         body: MoreInput = decode_body(await request.body(), MoreInput)
-        record = await self._record(_user(request), "input", request.path_params["run_id"])
+        record = await self._record(user_of(request), "input", request.path_params["run_id"])
         given = checked_input(body.input, service.limits.input_chars, any_items=service.trusts_input)
         await send_command(self._service, record, input_command(given))
         return _json({"run_id": record.run_id, "accepted": True}, 202)
 
     async def delete(self, request: Request) -> Response:
-        carrier = self._service.carrier
-        record = await self._record(_user(request), "delete", request.path_params["run_id"])
-        await carrier.store.delete(record.run_id)
-        hosted = carrier.host.run_of(record.run_id)
-        if hosted is not None:
-            hosted.lose(RunNotFound(record.run_id, carrier.store.url))
+        record = await self._record(user_of(request), "delete", request.path_params["run_id"])
+        await delete_run(self._service, record.run_id)
         return Response(None, 204)
 
     # About the server.
@@ -202,7 +195,7 @@ class _Handlers:
         return _json({"status": "ready" if ready else "not_ready"}, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        if _user(request).name is not None:
+        if user_of(request).name is not None:
             raise Refused(403, "forbidden", "the figures are for whoever runs the server")
         try:
             body = self._service.metrics.exposition()

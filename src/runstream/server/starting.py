@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from runstream.errors import RunNotFound, RunSealed
 from runstream.log.base import Command, RunRecord
@@ -17,7 +17,30 @@ from runstream.server.reader import Reader
 from runstream.server.requests import checked_input, session_key
 from runstream.server.service import Service
 
-__all__ = ["agent_named", "answer_call", "check_right", "find_run", "open_reader", "send_command", "start_run"]
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+__all__ = [
+    "RUN_ID_HEADER",
+    "agent_named",
+    "answer_call",
+    "check_right",
+    "delete_run",
+    "find_run",
+    "open_reader",
+    "send_command",
+    "start_run",
+    "user_of",
+]
+
+
+RUN_ID_HEADER = "Runstream-Run-Id"
+"""Names the run of an answer that streams it."""
+
+
+def user_of(connection: HTTPConnection) -> User:
+    """Who asks, as the guard has found out."""
+    return cast("User", connection.scope["runstream.user"])
 
 
 async def start_run(
@@ -93,6 +116,15 @@ async def send_command(service: Service, record: RunRecord, command: Command) ->
         raise RunSealed(record.run_id)
     await service.carrier.store.send(record.run_id, command)
     await service.carrier.host.bring(record.run_id)  # at once, where the run is carried out here
+
+
+async def delete_run(service: Service, run_id: str) -> None:
+    """Delete it for good; where it is carried out here it ends at once. Raises StoreError."""
+    carrier = service.carrier
+    await carrier.store.delete(run_id)
+    hosted = carrier.host.run_of(run_id)
+    if hosted is not None:
+        hosted.lose(RunNotFound(run_id, carrier.store.url))
 
 
 async def answer_call(

@@ -6,7 +6,7 @@ Invariant: a client that is slow, or gone, costs its reader alone; nobody waits 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runstream.errors import AgentsException, CursorExpired, CursorInvalid, StoreError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
     from starlette.websockets import WebSocket
 
-__all__ = ["Encoding", "EventStream", "Start", "send_messages", "start_at"]
+__all__ = ["Encoding", "EventStream", "Start", "UntilOver", "send_messages", "start_at"]
 
 _HEADERS: list[tuple[bytes, bytes]] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -113,6 +113,26 @@ class _Native:
 
 
 _NATIVE = _Native()
+
+
+class UntilOver:
+    """An encoding whose stream ends where what it tells of the run is over, though the run may go on."""
+
+    def __init__(self, encoding: Encoding, reader: Reader, is_over: Callable[[], bool]) -> None:
+        self._encoding = encoding
+        self._reader = reader
+        self._is_over = is_over
+        self.opening = encoding.opening
+        self.heartbeat = encoding.heartbeat
+        self.resync = encoding.resync
+        self.failure = encoding.failure
+        self.closing = encoding.closing
+
+    def encode(self, batch: Batch) -> bytes:
+        body = self._encoding.encode(batch)
+        if self._is_over():
+            self._reader.ended = True
+        return body
 
 
 class EventStream:

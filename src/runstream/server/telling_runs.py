@@ -12,17 +12,14 @@ from typing import Any
 
 from runstream.errors import RunSealed
 from runstream.log.base import Command, RunRecord
-from runstream.log.cursor import Cursor
 from runstream.server.access import User
 from runstream.server.answers import Refused
-from runstream.server.channel import Batch
 from runstream.server.guard import later
 from runstream.server.protocols.telling import NOT_WAITING, Telling, place_of
-from runstream.server.reader import Reader
 from runstream.server.requests import checked_input, session_key
 from runstream.server.service import Service
-from runstream.server.starting import answer_call, find_run, open_reader, send_command
-from runstream.server.streaming import EventStream
+from runstream.server.starting import RUN_ID_HEADER, answer_call, find_run, open_reader, send_command
+from runstream.server.streaming import EventStream, UntilOver
 
 __all__ = [
     "Answer",
@@ -36,7 +33,6 @@ __all__ = [
     "unsaid",
 ]
 
-RUN_ID_HEADER = "Runstream-Run-Id"
 _LIVE = ("queued", "running", "waiting")
 _MOST_LIVE = 10_000
 _LONGEST_NAME = 1000
@@ -149,32 +145,6 @@ async def stop_runs(service: Service, user: User, key: str) -> list[str]:
     return stopped
 
 
-class _Told:
-    """The encoding of a telling. At a pause the reader is through: nobody waits for what only another request brings
-    about."""
-
-    def __init__(self, telling: Telling, reader: Reader) -> None:
-        self._telling = telling
-        self._reader = reader
-        self.opening = telling.opening
-        self.heartbeat = telling.heartbeat
-
-    def encode(self, batch: Batch) -> bytes:
-        body = self._telling.encode(batch)
-        if self._telling.is_over:
-            self._reader.ended = True
-        return body
-
-    def resync(self, reason: str, given: str, after: Cursor) -> bytes:
-        return self._telling.resync(reason, given, after)
-
-    def failure(self, code: str) -> bytes:
-        return self._telling.failure(code)
-
-    def closing(self) -> bytes:
-        return self._telling.closing()
-
-
 def follow(
     service: Service, telling: Telling, headers: dict[str, str] | None = None, *, is_new: bool = False, after: int = 0
 ) -> Any:
@@ -182,4 +152,6 @@ def follow(
     run_id = telling.run_id
     reader = open_reader(service, run_id, after, is_new=is_new)
     own = {**(headers or {}), RUN_ID_HEADER: run_id}
-    return later(EventStream(service.hub, reader, own, encoding=_Told(telling, reader)))
+    # At a pause the reader is through: nobody waits for what only another request brings about.
+    encoding = UntilOver(telling, reader, lambda: telling.is_over)
+    return later(EventStream(service.hub, reader, own, encoding=encoding))

@@ -20,7 +20,7 @@ from runstream.server.protocols.native import redacted
 from runstream.server.protocols.telling import HEARTBEAT, NOT_WAITING, Call, Said, Telling, frame, pause_id
 from runstream.view.entries import DiscardedEntry, HandoffEntry, InputEntry, MessageEntry, ToolEntry
 
-__all__ = ["PROTOCOL_VERSION", "AgUi", "Resume", "RunAgentInput", "answer_of", "input_items", "new_items"]
+__all__ = ["PROTOCOL_VERSION", "AgUi", "Resume", "RunAgentInput", "answer_of", "input_items"]
 
 PROTOCOL_VERSION: Final = "1.0"
 _ANSWER_SCHEMA: Final = {
@@ -352,16 +352,6 @@ def answer_of(resume: Resume) -> tuple[bool, bool, str | None]:
     if not isinstance(approved, bool):
         raise ValueError('the payload of a resolved interrupt is {"approved": true} or {"approved": false}')
     return approved, fields.get("always") is True, message if isinstance(message, str) else None
-
-
-def new_items(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the user has said since the last answer: all that counts where the server keeps the conversation."""
-    count = 0
-    for message in reversed(messages):
-        if message.get("role") != "user":
-            break
-        count += 1
-    return input_items(messages[len(messages) - count :], any_items=False)
 
 
 def input_items(messages: list[dict[str, Any]], *, any_items: bool) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from runstream.server.protocols.native import redacted
 from runstream.server.protocols.telling import HEARTBEAT, NOT_WAITING, Call, Said, Telling, frame, pause_id
 from runstream.view.entries import DiscardedEntry, HandoffEntry, InputEntry, MessageEntry, ToolEntry
 
-__all__ = ["HEADERS", "AiSdk", "ChatRequest", "answers_of", "input_items", "new_items"]
+__all__ = ["HEADERS", "AiSdk", "ChatRequest", "answers_of", "input_items"]
 
 HEADERS: Final = {"x-vercel-ai-ui-message-stream": "v1"}
 _DONE: Final = b"data: [DONE]\n\n"
@@ -304,16 +304,6 @@ def answers_of(messages: list[dict[str, Any]]) -> list[tuple[str, bool, str | No
         if isinstance(id, str) and isinstance(approved, bool):
             found.append((id, approved, reason if isinstance(reason, str) and reason else None))
     return found
-
-
-def new_items(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the user has said since the last answer: all that counts where the server keeps the conversation."""
-    count = 0
-    for message in reversed(messages):
-        if message.get("role") != "user":
-            break
-        count += 1
-    return input_items(messages[len(messages) - count :], any_items=False)
 
 
 def input_items(messages: list[dict[str, Any]], *, any_items: bool) -> list[dict[str, Any]]:

@@ -36,7 +36,18 @@ from runstream.view.entries import (
 from runstream.view.response_fold import DELTAS
 from runstream.view.run_view import RunView
 
-__all__ = ["HEARTBEAT", "NOT_WAITING", "Call", "Said", "Telling", "frame", "is_settled", "pause_id", "place_of"]
+__all__ = [
+    "HEARTBEAT",
+    "NOT_WAITING",
+    "Call",
+    "Said",
+    "Telling",
+    "frame",
+    "is_settled",
+    "pause_id",
+    "place_of",
+    "since_answer",
+]
 
 HEARTBEAT: Final = b": \n\n"
 NOT_WAITING: Final = "the run has ended instead of waiting for the answer: begin a new one"
@@ -449,3 +460,13 @@ def _waits(strand: Strand) -> bool:
     """Whether it waits for people, and for nothing else."""
     pending = [entry for entry in strand.entries if isinstance(entry, ToolEntry) and not is_settled(entry)]
     return bool(pending) and _is_still(strand)
+
+
+def since_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the user has said since the last answer: all that counts where the server keeps the conversation."""
+    count = 0
+    for message in reversed(messages):
+        if message.get("role") != "user":
+            break
+        count += 1
+    return messages[len(messages) - count :]

@@ -9,8 +9,8 @@ import pytest
 
 from protocol_logs import HOSTILE, PAUSE_SEQ, frames_of, logs, retold
 from runstream.events.event import AttemptDiscarded, Event
-from runstream.server.protocols.ag_ui import AgUi, Resume, RunAgentInput, answer_of, input_items, new_items
-from runstream.server.protocols.telling import pause_id, place_of
+from runstream.server.protocols.ag_ui import AgUi, Resume, RunAgentInput, answer_of, input_items
+from runstream.server.protocols.telling import pause_id, place_of, since_answer
 from view_events import Log, call, output, support_run
 
 BEFORE = [{"id": "u1", "role": "user", "content": "hi"}]
@@ -241,8 +241,8 @@ def test_what_a_client_may_say() -> None:
     assert [item.get("role") or item["type"] for item in trusted] == [
         "system", "user", "assistant", "function_call", "function_call_output", "user",
     ]  # fmt: skip
-    assert new_items(CONVERSATION) == [last]
-    assert new_items(CONVERSATION[:4]) == []
+    assert input_items(since_answer(CONVERSATION), any_items=False) == [last]
+    assert since_answer(CONVERSATION[:4]) == []
 
 
 def test_media() -> None:

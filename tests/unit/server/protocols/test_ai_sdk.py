@@ -7,8 +7,8 @@ from typing import Any
 
 from protocol_logs import HOSTILE, PAUSE_SEQ, frames_of, logs, retold
 from runstream.events.event import Event
-from runstream.server.protocols.ai_sdk import AiSdk, answers_of, input_items, new_items
-from runstream.server.protocols.telling import place_of
+from runstream.server.protocols.ai_sdk import AiSdk, answers_of, input_items
+from runstream.server.protocols.telling import place_of, since_answer
 from view_events import Log, call, support_run
 
 
@@ -198,7 +198,7 @@ def test_what_a_client_may_say() -> None:
         {"role": "assistant", "content": "I look."},
         {"role": "user", "content": [{"type": "input_text", "text": "Quick."}]},
     ]
-    assert said[3:] == new_items(CHAT)
+    assert said[3:] == input_items(since_answer(CHAT), any_items=False)
     assert said[3]["content"] == [
         {"type": "input_image", "image_url": "data:image/png;base64,QUJD", "detail": "auto"},
         {"type": "input_file", "filename": "y.csv", "file_url": "https://x/y"},

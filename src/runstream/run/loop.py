@@ -244,7 +244,7 @@ async def _begin(run: ActiveRun, progress: Progress, gate: InputGate) -> TurnEnd
     progress.conversation = _conversation_of(run, progress.base)
     progress.conversation.restore(fold, is_open=is_open)
     if resumed.record is not None or fold.agent_name is None:
-        run.emit_agent(run.agent)
+        run.emit_agent(run.agent, goes_on=True)
     if not fold.responses:
         await progress.keeper.save()
     await gate.pass_before(progress.base)

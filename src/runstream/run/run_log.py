@@ -148,10 +148,11 @@ class RunLog:
         if self.durable is not None:
             self.durable.changed(urgent=True)
 
-    def emit_agent(self, agent: Agent[Any], history: list[Any] | None = None) -> None:
-        """The agent becomes the active one; `history` is what it sees, where a filter changed that."""
+    def emit_agent(self, agent: Agent[Any], history: list[Any] | None = None, *, goes_on: bool = False) -> None:
+        """The agent becomes the active one, or goes on as that; `history` is what it sees, where a filter changed
+        that."""
         self.check_open()
-        previous = self.fold.agent_name
+        previous = None if goes_on else self.fold.agent_name
         self.agent = agent
         self.append(AGENT_START, AgentStart(previous, history), agent)
 

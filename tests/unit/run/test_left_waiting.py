@@ -101,6 +101,8 @@ async def test_what_waits_within_agents_waits_for_the_next_worker(store: MemoryS
     assert last is not None
     assert (last.input[0]["content"], len(second.model.calls)) == ("Pay 7.", 1)
     assert run.context_wrapper.usage.requests == 6
+    begun = [event async for event in run.events() if event.kind == "agent.start"]
+    assert [event.data.previous for event in begun] == [None] * 5, "to go on is no handoff"
 
 
 async def test_what_does_something_else_besides_is_not_gone_on_with(store: MemoryStore) -> None:

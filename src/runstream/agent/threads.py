@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Workers", "call_in_thread"]
+__all__ = ["Workers", "call_in_thread", "tool_threads"]
 
 _TOOLS_AT_ONCE = 64
+_TOOL = "runstream tool"
 
 _R = TypeVar("_R")
 
@@ -85,11 +86,16 @@ class Workers:
 _workers_of_tools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Workers] = weakref.WeakKeyDictionary()
 
 
+def tool_threads() -> list[threading.Thread]:
+    """The threads in which functions of the user's are at work now."""
+    return [thread for thread in threading.enumerate() if thread.name == _TOOL]
+
+
 async def call_in_thread(function: Callable[..., _R], *arguments: Any) -> _R:
     """Call a plain function of the user's in a thread, with the caller's context variables."""
     loop = asyncio.get_running_loop()
     workers = _workers_of_tools.get(loop)
     if workers is None:
-        workers = _workers_of_tools[loop] = Workers("runstream tool", _TOOLS_AT_ONCE)
+        workers = _workers_of_tools[loop] = Workers(_TOOL, _TOOLS_AT_ONCE)
     context = contextvars.copy_context()
     return await workers.start(lambda: context.run(function, *arguments))

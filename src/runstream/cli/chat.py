@@ -91,9 +91,10 @@ def command(
 
 def _wait_for_threads() -> None:
     """Tools that block a thread cannot be stopped: the program ends after them, or at Ctrl-C."""
-    main = threading.main_thread()
-    blocked = [thread for thread in threading.enumerate() if thread is not main and not thread.daemon]
-    if not blocked or threading.current_thread() is not main:
+    from runstream.agent.threads import tool_threads
+
+    blocked = tool_threads()
+    if not blocked or threading.current_thread() is not threading.main_thread():
         return
     try:
         for thread in blocked:

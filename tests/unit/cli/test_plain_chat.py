@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -164,9 +167,27 @@ def test_without_the_extra(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         chat._check_extra()
 
 
+def test_threads_of_the_agents_module(desk: Any) -> None:
+    """A pool that a module keeps for itself is no tool at work: the program ends."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        result = say("hi", desk(ScriptedModel(["Hello."])))
+    assert (result.exit_code, result.stdout) == (0, "Hello.\n")
+    assert "still at work" not in result.stderr
+
+
 async def command(*arguments: str, input: str = "") -> Result:
-    """The command in a thread, so that this loop can serve it."""
-    return await asyncio.to_thread(CliRunner().invoke, _cli, [*arguments], input=input)
+    """The command in a thread, so that this loop can serve it. Where a test fails, nobody waits for its end."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+
+    def work() -> None:
+        result = CliRunner().invoke(_cli, [*arguments], input=input)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the test has failed
+            loop.call_soon_threadsafe(lambda: done.done() or done.set_result(result))
+
+    threading.Thread(target=work, daemon=True).start()
+    return await done
 
 
 async def test_a_server(tmp_path: Path) -> None:

@@ -313,9 +313,10 @@ def test_nobody_forges_frames() -> None:
     log = Log(agent="A\n\nevent: x").start()
     log.item("tool_call_item", call("look\ndata: {}", "c1"))
     log.item("tool_call_output_item", output("c1", "a\r\n\r\nevent: response.completed\ndata: {}\n\nb\ud800"))
-    frames = frames_in(stream(log.end().events))
-    for frame in frames:
-        strict_event(frame.data)
+    events = [strict_event(frame.data) for frame in frames_in(stream(log.end().events))]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [event.type for event in events].count("response.completed") == 1
+    assert events[-1].type == "response.completed"
 
 
 def test_a_stream_that_cannot_go_on() -> None:

@@ -198,16 +198,6 @@ class RunWriter:
         if failure is not None and (isinstance(failure, LeaseLost | RunNotFound) or not self.goes_on_undurable):
             raise failure
 
-    def wait_committed(self, seq: int) -> asyncio.Future[None]:
-        """Awaiting it returns once that seq is in the store, or nothing more is written."""
-        waiter = asyncio.get_running_loop().create_future()
-        if self.committed_seq >= seq or self.failure is not None:
-            waiter.set_result(None)
-        else:
-            self._waiters = [entry for entry in self._waiters if not entry[1].done()]
-            self._waiters.append((seq, waiter, True))
-        return waiter
-
     def next_append(self) -> Append | None:
         """The part of the next flush: the one that was not answered yet, else what has come since."""
         if self._append is None and self.failure is None:

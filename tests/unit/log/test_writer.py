@@ -83,6 +83,20 @@ def write(run: RunWriter, count: int = 1) -> None:
     run.changed(urgent=True)
 
 
+async def committed(run: RunWriter, seq: int) -> None:
+    """Returns once the store has that event."""
+    reached = asyncio.Event()
+
+    def told(events: Sequence[Event]) -> None:
+        if run.committed_seq >= seq:
+            reached.set()
+
+    run.listeners.append(told)
+    told(())
+    await reached.wait()
+    run.listeners.remove(told)
+
+
 def end_of(run: RunWriter) -> Event:
     return Event(run.run_id, run._log.last_seq + 1, 2.0, RUN_END, "Desk", 0, (), RunEnd("completed"))
 
@@ -122,7 +136,7 @@ async def test_deltas_wait_for_company_but_not_long() -> None:
     run._log.append("x", 1.0, "Desk", RunStart("hi"))
     run.changed(urgent=False)
     assert run.committed_seq == 1
-    await run.wait_committed(2)
+    await committed(run, 2)
     assert await scene.seqs() == [1, 2]
 
 
@@ -204,7 +218,7 @@ async def test_a_run_may_go_on_without_its_store_and_says_so(hangs: bool, caplog
             write(run)
             await run.commit()
         if not hangs:
-            await run.wait_committed(5)
+            await committed(run, 5)
     assert ("goes on without its store" in caplog.text) == (hangs or not run.durable)
     if hangs:
         assert not run.durable
@@ -321,7 +335,7 @@ async def test_a_run_that_was_too_far_behind_reads_its_log_again() -> None:
     scene = Scene(*[GONE] * 30)
     run = await scene.run(goes_on=True, limit_s=1.0)
     write(run, 5_000)
-    await run.wait_committed(5_000)
+    await committed(run, 5_000)
     assert (await scene.store.find("run")).last_seq == 5_000
 
 
@@ -408,7 +422,7 @@ async def test_a_commit_that_is_given_up_leaves_no_waiter() -> None:
     committing.cancel()
     await asyncio.wait({committing})
     assert run._waiters == []
-    await run.wait_committed(1)
+    await committed(run, 1)
     assert await scene.seqs() == [1]
 
 

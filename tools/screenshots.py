@@ -67,7 +67,7 @@ def ask(page: Page, text: str) -> None:
 
 
 def draw(page: Page, name: str) -> None:
-    page.mouse.move(640, 60)
+    page.mouse.move(640, 20)
     page.wait_for_timeout(400)  # transitions
     page.screenshot(path=ASSETS / f"page-{name}.png")
     print(f"docs/assets/page-{name}.png")

@@ -118,6 +118,8 @@ def test_a_conversation(open_page: Open) -> None:
     rows = page.locator(".rows li").all_inner_texts()
     labels = {row.split("\n")[0] for row in rows}
     assert labels >= {"look_up_order", "Product Expert", "→ Refund Agent", "refund_order waits"}
+    # Each call of a model has the time that it took to begin: nothing of the axis is unaccounted for.
+    assert page.locator(".rows .model").count() == page.locator(".rows .bar.asked").count() == 6
     with page.expect_download() as downloading:
         page.get_by_role("button", name="All events").click()
     events = [json.loads(line) for line in downloading.value.path().read_text().splitlines()]

@@ -14,6 +14,8 @@ interface Row {
   kind: "model" | "tool" | "wait" | "check" | "mark";
   label: string;
   state: string;
+  /** When the model was asked: the log tells only when it began to answer, so this is when all before it was done. */
+  asked?: number;
   from: number;
   to: number | null;
   /** When the first text came. */
@@ -43,6 +45,7 @@ function Chart({ run, start }: { run: Run; start: number }): VNode {
   const span = end - start;
   const rows = rowsOf(view.main, start, 0);
   const at = (time: number): string => `${(((time - start) / span) * 100).toFixed(2)}%`;
+  const share = (from: number, to: number): string => `${(((to - from) / span) * 100).toFixed(2)}%`;
   const values: [string, string][] = [
     ["First text", seconds(figures.time_to_first_text_s)],
     ["Tokens/s", rate(figures.tokens_per_s)],
@@ -70,10 +73,13 @@ function Chart({ run, start }: { run: Run; start: number }): VNode {
             <li key={row.key} class={`${row.kind} state-${row.state}`} style={{ "--depth": row.depth }}>
               <div class="row-label">
                 <span>{row.label}</span>
-                <span class="row-time">{row.kind === "mark" ? `at ${seconds(row.from - start)}` : seconds(to - row.from)}</span>
+                <span class="row-time">{row.kind === "mark" ? `at ${seconds(row.from - start)}` : seconds(to - (row.asked ?? row.from))}</span>
               </div>
               <div class="track" title={row.detail}>
-                <span class="bar" style={{ left: at(row.from), width: `max(3px, ${(((to - row.from) / span) * 100).toFixed(2)}%)` }} />
+                {row.asked !== undefined && (
+                  <span class="bar asked" style={{ left: at(row.asked), width: share(row.asked, row.from) }} />
+                )}
+                <span class="bar" style={{ left: at(row.from), width: `max(3px, ${share(row.from, to)})` }} />
                 {row.mark !== null && <span class="first" style={{ left: at(row.mark) }} title="first text" />}
               </div>
             </li>
@@ -103,6 +109,7 @@ function Chart({ run, start }: { run: Run; start: number }): VNode {
 
 const KEYS = [
   ["model", "model"],
+  ["asked", "before its answer"],
   ["tool", "tool, guardrail"],
   ["wait", "waits for a person"],
   ["first", "first text"],
@@ -119,8 +126,9 @@ async function download(run: Run): Promise<void> {
   URL.revokeObjectURL(link.href);
 }
 
-function rowsOf(strand: Strand, start: number, depth: number): Row[] {
+function rowsOf(strand: Strand, start: number, depth: number, begun = start): Row[] {
   const rows: Row[] = [];
+  const ends = [begun, ...[...strand.turns, ...strand.entries].map((each) => ("ended_at" in each && each.ended_at) || 0)];
   for (const turn of strand.turns) {
     const tokens = turn.usage?.output_tokens;
     const detail = [turn.model, tokens !== undefined && `${count(tokens)} tokens`, turn.attempt > 1 && `attempt ${turn.attempt}`];
@@ -129,6 +137,7 @@ function rowsOf(strand: Strand, start: number, depth: number): Row[] {
       kind: "model",
       label: `${turn.agent ?? "Model"}${turn.attempt > 1 ? ` (attempt ${turn.attempt})` : ""}`,
       state: turn.state,
+      asked: Math.max(...ends.filter((end) => end <= turn.started_at), start),
       from: turn.started_at,
       to: turn.ended_at,
       mark: turn.first_text_at,
@@ -149,7 +158,7 @@ function rowsOf(strand: Strand, start: number, depth: number): Row[] {
       if (entry.started_at !== null) {
         rows.push({ ...base, key, kind: "tool", from: entry.started_at, to: entry.ended_at });
       }
-      if (entry.nested) rows.push(...rowsOf(entry.nested, start, depth + 1));
+      if (entry.nested) rows.push(...rowsOf(entry.nested, start, depth + 1, entry.started_at ?? entry.at));
     } else if (entry.type === "handoff" && entry.target) {
       const label = `→ ${entry.target}`;
       const from = entry.ended_at ?? entry.at;

@@ -147,8 +147,10 @@ async def begin(
     session: Session | SessionFactory | None = None,
     max_deliveries: int = 5,
     hooks: Any = None,
+    is_new: bool = False,
 ) -> ActiveRun:
-    """Go on with the run from its last completed step, or begin it. Its log is this worker's now.
+    """Go on with the run from its last completed step, or begin it. Its log is this worker's now. `is_new`: it was
+    entered by this very claim, so that the store has no events and no commands that would have to be asked for.
 
     A run that was claimed more than `max_deliveries` times is ended as failed instead, and so is one of which neither
     a job nor an event tells what was asked for. Raises StoreError; then its lease is no longer kept.
@@ -159,8 +161,12 @@ async def begin(
     host.hold(record.run_id, claim.epoch, config.lease_s)
     failure: Exception | None = None
     try:
-        run = await _restored(claim, host, book, config, context=context, session=session, hooks=hooks)
-        await host.bring(record.run_id)  # now, since it might have ended before they come by themselves
+        known: tuple[list[Event], int] = ([], 0)
+        if not is_new:
+            known = await _state_of(host.store, record.run_id, book)
+        run = await _restored(claim, host, book, config, known, context=context, session=session, hooks=hooks)
+        if not is_new:
+            await host.bring(record.run_id)  # now, since it might have ended before they come by themselves
     except BaseException as error:
         if (
             not isinstance(error, Exception)
@@ -183,10 +189,18 @@ async def begin(
 
 
 async def _restored(
-    claim: Claim, host: StoreHost, book: AgentBook, config: RunConfig, *, context: Any, session: Any, hooks: Any
+    claim: Claim,
+    host: StoreHost,
+    book: AgentBook,
+    config: RunConfig,
+    known: tuple[list[Event], int],
+    *,
+    context: Any,
+    session: Any,
+    hooks: Any,
 ) -> ActiveRun:
     record = claim.run
-    events, last_seq = await _state_of(host.store, record.run_id, book)
+    events, last_seq = known
     fold = fold_of_events(events, book)
     if fold.agent_name is not None and fold.agent_name not in book:
         raise AgentMissing(record.run_id, fold.agent_name)

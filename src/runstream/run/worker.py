@@ -107,12 +107,13 @@ class Worker:
                 self.stop(drain_s=0.0)  # cancelled: nothing is left behind
             await self._drain()
 
-    async def take(self, claim: Claim) -> None:
+    async def take(self, claim: Claim, *, is_new: bool = False) -> None:
         """Carry out a run that was claimed in this worker's name by somebody else, without a question for the next one
-        and whatever its `concurrency`. While it stops, the run is given back. Raises StoreError."""
+        and whatever its `concurrency`. While it stops, the run is given back. `is_new`: it was entered by this claim.
+        Raises StoreError."""
         host = await opened(self._store, self._config.clock)
         # A task of its own: who asks for it may be cancelled, and a stop waits for what it has let in.
-        beginning = asyncio.get_running_loop().create_task(self._begin(host, claim))
+        beginning = asyncio.get_running_loop().create_task(self._begin(host, claim, is_new=is_new))
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
         await asyncio.shield(beginning)
@@ -225,7 +226,7 @@ class Worker:
             self._left_to_others.add(run_id)
             _logger.warning("%s; left to other workers", error)
 
-    async def _begin(self, host: StoreHost, claim: Claim) -> None:
+    async def _begin(self, host: StoreHost, claim: Claim, *, is_new: bool = False) -> None:
         run_id = claim.run.run_id
         if self._stopping.is_set():
             await self._give_back(host, claim)
@@ -239,6 +240,7 @@ class Worker:
                 context=None if self._context is None else self._context(run_id),
                 session=self._session,
                 max_deliveries=self._max_deliveries,
+                is_new=is_new,
             )
         except AgentMissing as error:
             await self._leave_to_others(host, claim, error)

@@ -121,6 +121,7 @@ class Carrier:
             raise TooManyRuns
         self._entering += 1
         try:
+            is_new = run_id is None  # an id that was given may have been entered before
             run_id = run_id or f"run_{uuid.uuid4().hex}"
             body = job.encode()
             new = NewRun(run_id, agent, owner=owner, job=body)
@@ -140,7 +141,7 @@ class Carrier:
                 deliveries=1,
                 job=body,
             )
-            await worker.take(Claim(record, epoch))
+            await worker.take(Claim(record, epoch), is_new=is_new)
             return run_id
         finally:
             self._entering -= 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from runstream import Agent, RunConfig, Runner
+from runstream.log.base import Command, Page
 from runstream.log.memory_store import MemoryStore
+from runstream.log.wrap import StoreWrapper
 from runstream.run.worker import Worker
 from runstream.testing import FakeClock, ScriptedModel
 
@@ -37,6 +40,40 @@ async def test_a_worker_carries_out_what_was_claimed_for_it() -> None:
         await worker.take(claim)
         assert worker.run_of(late) is None
         assert (await store.find(late)).status == "queued"
+        await asyncio.wait_for(worker.run(), 5)
+    finally:
+        await store.aclose()
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_new_run_is_begun_without_questions(is_new: bool) -> None:
+    """Who has just entered the run knows that the store has neither events nor commands of it; others have to ask."""
+    asked: list[str] = []
+
+    class Asked(StoreWrapper):
+        async def read(self, run_id: str, after: int, *, max_bytes: int = 1_000_000) -> Page:
+            asked.append("events")
+            return await super().read(run_id, after, max_bytes=max_bytes)
+
+        async def commands(self, run_id: str, after: int) -> Sequence[Command]:
+            asked.append("commands")
+            return await super().commands(run_id, after)
+
+    store = Asked(MemoryStore("memory://"))
+    await store.open()
+    agent = Agent(name="Desk", model=ScriptedModel(["Hello."]))
+    worker = Worker([agent], store=store, concurrency=1)
+    try:
+        run_id = await Runner.submit(agent, "hi", store=store)
+        claim = await store.claim(run_id, worker.name, 5.0)
+        assert claim is not None
+        await worker.take(claim, is_new=is_new)
+        assert asked == ([] if is_new else ["events", "commands"])
+        run = worker.run_of(run_id)
+        assert run is not None
+        await run.wait_ended()
+        assert (await store.find(run_id)).status == "completed"
+        worker.stop()
         await asyncio.wait_for(worker.run(), 5)
     finally:
         await store.aclose()

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from runstream.clock import Clock, system_clock
 from runstream.errors import RunNotFound, StoreError
@@ -121,11 +122,38 @@ class StoreWriter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._soon is None:
+        if self._append_now is None:
+            self._flush()
+        elif self._soon is None:
             self._soon = self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._timer = self._soon = None
+        if self._append_now is None:
+            self._write_later(self._collect_and_write())
+            return
+        runs, appends = self._collect()
+        if not appends:
+            return
+        if self._append_now(appends):
+            for run in runs:
+                run.answered(None)
+        else:
+            self._in_hand = runs
+            self._write_later(self._write(runs, appends))
+
+    def _write_later(self, writing: Coroutine[Any, Any, None]) -> None:
+        self._flushing = self._loop.create_task(writing, name="runstream store writer")
+        # A callback, since a task that is cancelled before its first step comes to no `finally`.
+        self._flushing.add_done_callback(self._flushed)
+
+    async def _collect_and_write(self) -> None:
+        runs, appends = self._collect()
+        self._in_hand = runs
+        await self._write(runs, appends)
+
+    def _collect(self) -> tuple[list[RunWriter], list[Append]]:
+        """What waits, as the parts of a flush."""
         waiting, self._waiting = self._waiting, []
         self._urgent = False
         self._flushed_at = self._loop.time()
@@ -145,16 +173,7 @@ class StoreWriter:
             else:
                 runs.append(run)
                 appends.append(append)
-        if not appends:
-            return
-        if self._append_now is not None and self._append_now(appends):
-            for run in runs:
-                run.answered(None)
-            return
-        self._in_hand = waiting
-        self._flushing = self._loop.create_task(self._write(runs, appends), name="runstream store writer")
-        # A callback, since a task that is cancelled before its first step comes to no `finally`.
-        self._flushing.add_done_callback(self._flushed)
+        return runs, appends
 
     def _flushed(self, flushing: asyncio.Task[None]) -> None:
         self._flushing = None

@@ -332,8 +332,10 @@ class Store(Protocol):
         agent: str | None = None,
         owner: str | None = None,
         limit: int = 100,
+        before: tuple[float, str] | None = None,
     ) -> Sequence[RunRecord]:
-        """The newest runs first, without their jobs."""
+        """The newest runs first, without their jobs. `before`: `created_at` and id of a run, which may be gone by now;
+        only those that were entered before it, so that the last of one list leads to the next."""
         ...
 
     async def trim(self, run_id: str, before_seq: int) -> int:

@@ -372,12 +372,21 @@ class MemoryStore:
         agent: str | None = None,
         owner: str | None = None,
         limit: int = 100,
+        before: tuple[float, str] | None = None,
     ) -> Sequence[RunRecord]:
         with self._core.lock:
             self._check_open()
+            runs = list(self._core.runs.values())
+            if before is not None:
+                created_at, run_id = before
+                there = self._core.runs.get(run_id)
+                if there is None:
+                    runs = [run for run in runs if run.created_at < created_at]
+                else:
+                    runs = [run for run in runs if run.number < there.number]
             found = (
                 run.record(with_job=False)
-                for run in reversed(self._core.runs.values())
+                for run in reversed(runs)
                 if (status is None or run.status in status)
                 and (agent is None or run.new.agent == agent)
                 and (owner is None or run.new.owner == owner)

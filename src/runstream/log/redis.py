@@ -357,11 +357,12 @@ class RedisStore:
         agent: str | None = None,
         owner: str | None = None,
         limit: int = 100,
+        before: tuple[float, str] | None = None,
     ) -> Sequence[RunRecord]:
         found: list[RunRecord] = []
         if limit < 1:
             return found
-        async for run in self._lists.newest(owner=owner):
+        async for run in self._lists.newest(owner=owner, before=before):
             if (status is None or run.status in status) and (agent is None or run.agent == agent):
                 found.append(run)
                 if len(found) >= limit:

@@ -84,10 +84,17 @@ class Lists:
         seconds, microseconds = await self._server.ask(key, "TIME")
         return int(seconds) + int(microseconds) / 1_000_000
 
-    async def newest(self, *, owner: str | None = None) -> AsyncIterator[RunRecord]:
-        """Runs, without jobs, the newest first: all, or those of a person."""
+    async def newest(
+        self, *, owner: str | None = None, before: tuple[float, str] | None = None
+    ) -> AsyncIterator[RunRecord]:
+        """Runs, without jobs, the newest first: all, or those of a person; `before` as in `Store.list_runs`."""
         key = self.keys(owner)[-1]
         below = "+inf"
+        if before is not None:
+            created_at, run_id = before
+            # A list has its own time of entering, a moment before the run's. Where the run is gone, its time has to do.
+            score = await self._server.ask(key, "ZSCORE", key, run_id)
+            below = f"({micros(created_at) if score is None else score.decode()}"
         while True:
             listed = await self._server.ask(
                 key, "ZRANGE", key, below, "-inf", "BYSCORE", "REV", "LIMIT", 0, _LISTED, "WITHSCORES"

@@ -301,8 +301,9 @@ class SQLiteStore:
         agent: str | None = None,
         owner: str | None = None,
         limit: int = 100,
+        before: tuple[float, str] | None = None,
     ) -> Sequence[RunRecord]:
-        return await self._reading().call(lambda reading: reading.runs(status, agent, owner, limit))
+        return await self._reading().call(lambda reading: reading.runs(status, agent, owner, limit, before))
 
     async def trim(self, run_id: str, before_seq: int) -> int:
         return await self._write(lambda ledger: ledger.trim(run_id, before_seq))

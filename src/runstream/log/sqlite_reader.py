@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed", "Reader", "Reading"]
 
+# Runs entered before one, by its id, or where it is gone by its time, which is looked for from the newest on.
+_BEFORE = (
+    "number < coalesce((SELECT number FROM runs WHERE run_id = ?), "
+    "(SELECT number + 1 FROM runs WHERE created_at < ? ORDER BY number DESC LIMIT 1), 0)"
+)
 # How often to look: while a followed run is lively, while none has moved for a while, and where nobody follows but
 # somebody waits for jobs, or for commands alone: every run does, and a person who cancels does not see 0.1 s.
 _LIVELY_S = 0.004
@@ -148,7 +153,12 @@ class Reading:
         return candidate(self._connection, self.times, agents, queues) is not None
 
     def runs(
-        self, status: Collection[StoredStatus] | None, agent: str | None, owner: str | None, limit: int
+        self,
+        status: Collection[StoredStatus] | None,
+        agent: str | None,
+        owner: str | None,
+        limit: int,
+        before: tuple[float, str] | None = None,
     ) -> list[RunRecord]:
         where = ["true"]
         parameters: list[object] = []
@@ -163,6 +173,10 @@ class Reading:
         if owner is not None:
             where.append("owner = ?")
             parameters.append(owner)
+        if before is not None:
+            created_at, run_id = before
+            where.append(_BEFORE)
+            parameters += (run_id, created_at)
         rows = select_runs(
             self._connection, " AND ".join(where) + " ORDER BY number DESC LIMIT ?", (*parameters, max(limit, 0))
         )

@@ -89,8 +89,9 @@ class StoreWrapper:
         agent: str | None = None,
         owner: str | None = None,
         limit: int = 100,
+        before: tuple[float, str] | None = None,
     ) -> Sequence[RunRecord]:
-        return await self.store.list_runs(status=status, agent=agent, owner=owner, limit=limit)
+        return await self.store.list_runs(status=status, agent=agent, owner=owner, limit=limit, before=before)
 
     async def trim(self, run_id: str, before_seq: int) -> int:
         return await self.store.trim(run_id, before_seq)

@@ -159,6 +159,27 @@ class StoreKeepingLaws(StoreTrial):
                 assert await _listed(reader, owner="nobody") == []
                 assert {record.job for record in await reader.list_runs()} == {None}
 
+    async def test_listing_goes_on(self) -> None:
+        """The last run of a list leads to the next list, also when that run was deleted meanwhile."""
+        async with self.two_stores() as (store, other):
+            for index in range(6):
+                await store.create(NewRun(f"run_{index}", "Desk", "bob" if index == 1 else "ann", job=b"x"))
+                await self.advance(0.002)
+            place: tuple[float, str] | None = None
+            seen: list[str] = []
+            while found := await other.list_runs(owner="ann", limit=2, before=place):
+                seen += [record.run_id for record in found]
+                place = (found[-1].created_at, found[-1].run_id)
+                assert await store.delete(found[0].run_id)
+            assert seen == ["run_5", "run_4", "run_3", "run_2", "run_0"]
+            for record in await other.list_runs():
+                place = (record.created_at, record.run_id)
+                assert await store.delete(record.run_id)
+                left = [one.run_id for one in await other.list_runs(before=place)]
+                assert record.run_id not in left
+                assert len(left) == len(await other.list_runs(before=(record.created_at + 60, "run_9")))
+                assert await other.list_runs(before=(0.0, "run_9")) == []
+
     async def test_runs_are_kept_for_a_time(self) -> None:
         """Ended runs go when they are older than said; others stay however old they are."""
         async with self.two_stores() as (store, other):

@@ -9,6 +9,8 @@ import { Run, type RunRecord } from "./run";
 import { HEAD, type ToolEntry } from "./view";
 
 const REFRESH_MS = 15_000;
+/** So many lists of runs are asked for at once until one has what is looked for: the server's work stays bounded. */
+const MOST_LISTS = 5;
 
 export interface Server {
   agents: { name: string; description: string | null }[];
@@ -27,9 +29,19 @@ export interface Past {
   runs: RunRecord[];
 }
 
+/** What the server lists of runs, the newest first. */
+interface Listed {
+  runs: RunRecord[];
+  /** Where the list goes on; null at its end. */
+  next: string | null;
+}
+
 export class Desk {
   server: Server | null = null;
   history: Past[] | null = null;
+  /** The server is asked for older runs. */
+  loadingOlder = false;
+  private listed: Listed | null = null;
   runs: Run[] = [];
   /** Where the page is: "" is the empty conversation. */
   place = "";
@@ -108,24 +120,80 @@ export class Desk {
 
   async refresh(): Promise<void> {
     try {
-      const { runs } = (await ask("GET", "page/runs")) as { runs: RunRecord[] };
-      this.history = pastOf(runs);
+      this.list(withOlder(await ask("GET", "page/runs"), this.listed));
       this.reached();
-      this.joinOthers();
       changed();
     } catch {
       // The list stays as it is: the next time may do.
     }
   }
 
-  /** Runs that another tab has begun in this conversation. */
+  private list(listed: Listed): void {
+    this.listed = listed;
+    this.history = pastOf(listed.runs);
+    this.joinOthers();
+  }
+
+  get hasOlder(): boolean {
+    return !!this.listed?.next;
+  }
+
+  /** One list more; raises what `ask` does. */
+  private async listOlder(): Promise<void> {
+    const from = this.listed!.next!;
+    const older: Listed = await ask("GET", `page/runs?before=${encodeURIComponent(from)}`);
+    // It was read anew meanwhile, without what was before.
+    if (this.listed!.next !== from) return;
+    this.list({ runs: [...this.listed!.runs, ...older.runs], next: older.next });
+  }
+
+  /** Show conversations that are older than those of the list. */
+  async older(): Promise<void> {
+    if (this.loadingOlder) return;
+    this.loadingOlder = true;
+    changed();
+    const before = this.history!.length;
+    let next: Past | undefined;
+    try {
+      // A whole list may be of conversations that are shown already.
+      for (let left = MOST_LISTS; left && this.hasOlder && this.history!.length <= before; left--) await this.listOlder();
+      this.reached();
+      const found = this.history!.slice(before);
+      say(found.length === 1 ? "1 older conversation." : `${found.length} older conversations.`);
+      // Who goes on with the keyboard goes on with what has come.
+      next = found[0] ?? (this.hasOlder ? undefined : this.history!.at(-1));
+    } catch (error) {
+      this.problem = messageOf(error);
+    }
+    this.loadingOlder = false;
+    changed();
+    requestAnimationFrame(() => next && focusPast(next));
+  }
+
+  /** The runs of a place, the list of which may have to be read on for it. */
+  private async find(place: string): Promise<Past | undefined> {
+    for (let left = MOST_LISTS; ; left--) {
+      const past = this.history?.find((each) => each.place === place);
+      if (past || !left || !this.hasOlder || place[0] !== "c") return past;
+      try {
+        await this.listOlder();
+      } catch (error) {
+        this.problem = messageOf(error);
+        return undefined;
+      }
+    }
+  }
+
+  /** Runs of this conversation that another tab has begun, or that an older list has. */
   private joinOthers(): void {
     const past = this.history!.find((each) => each.place === this.place);
     if (!past || this.loading) return;
-    for (const record of past.runs) {
+    for (const [index, record] of past.runs.entries()) {
       if (this.runs.some((run) => run.id === record.run_id)) continue;
       const run = this.hold(record);
-      this.runs.push(run);
+      const later = new Set(past.runs.slice(index + 1).map((each) => each.run_id));
+      const place = this.runs.findIndex((each) => later.has(each.id));
+      this.runs.splice(place < 0 ? this.runs.length : place, 0, run);
       void run.load();
     }
   }
@@ -142,7 +210,8 @@ export class Desk {
     if (!place) return changed();
     this.loading = true;
     changed();
-    const past = this.history?.find((each) => each.place === place);
+    const past = await this.find(place);
+    if (this.place !== place) return;
     const [kind, name] = [place[0], place.slice(2)];
     let records = past?.runs ?? [];
     if (kind === "c") this.session = name;
@@ -214,6 +283,8 @@ export class Desk {
         if (!(error instanceof Refusal && error.status === 404)) this.problem = messageOf(error);
       }
     }
+    const gone = new Set(past.runs.map((each) => each.run_id));
+    if (this.listed) this.listed.runs = this.listed.runs.filter((each) => !gone.has(each.run_id));
     if (this.place === past.place) await this.open("");
     await this.refresh();
     say("Deleted.");
@@ -333,6 +404,11 @@ export function focusComposer(): void {
   document.querySelector<HTMLTextAreaElement>("#message")?.focus();
 }
 
+function focusPast(past: Past): void {
+  const lines = [...document.querySelectorAll<HTMLElement>(".past a")];
+  lines.find((line) => line.getAttribute("href") === hashOf(past.place))?.focus();
+}
+
 function newSession(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(9));
   return Array.from(bytes, (byte) => byte.toString(36).padStart(2, "0")).join("");
@@ -349,6 +425,15 @@ function placeOf(hash: string): string {
 
 export function hashOf(place: string): string {
   return place ? `#/${place[0]}/${encodeURIComponent(place.slice(2))}` : "";
+}
+
+/** The newest list, and what is known of those after it: all that is older than the newest list's end, which has to be
+ * known, or there may be a gap. */
+function withOlder(newest: Listed, known: Listed | null): Listed {
+  const end = newest.runs.at(-1)?.run_id;
+  const place = known?.runs.findIndex((each) => each.run_id === end) ?? -1;
+  if (place < 0 || !newest.next) return newest;
+  return { runs: [...newest.runs, ...known!.runs.slice(place + 1)], next: known!.next };
 }
 
 /** The runs by conversations, the newest first. */

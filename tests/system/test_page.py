@@ -383,3 +383,31 @@ def test_tokens(open_page: Open, server: PageServer) -> None:
     page.get_by_role("button", name="Stop").wait_for(state="detached")
     other = open_page(beside=page, may_fail=True)
     other.get_by_label("Bearer token").wait_for()
+
+
+def test_older_conversations(open_page: Open, server: PageServer) -> None:
+    """The list goes on where the newest runs end, by a button that the keyboard reaches; the focus goes on with what
+    came. An older conversation is found by its address, too; what is begun meanwhile changes nothing of this."""
+    questions = [f"Fail {number}" for number in range(205)]
+    for question in questions:
+        server.ask("POST", "runs", {"input": question, "agent": "Support Desk", "session": question.replace(" ", "-")})
+    page = open_page(viewport={"width": 1280, "height": 700})
+    shown = page.locator(".past-title")
+    page.get_by_text("Fail 204").wait_for()
+    assert shown.all_inner_texts() == questions[:4:-1]
+    server.ask("POST", "runs", {"input": "Fail later", "agent": "Support Desk", "session": "later"})
+    page.get_by_role("button", name="Older conversations").focus()
+    page.keyboard.press("Enter")
+    wait_for(page, "() => document.activeElement.textContent.startsWith('Fail 4')")
+    page.get_by_role("button", name="Older conversations").wait_for(state="detached")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.get_by_text("Fail later").wait_for()
+    assert shown.all_inner_texts()[:206] == ["Fail later", *questions[::-1]]
+    told = page.locator("#announcements p").all_inner_texts()
+    assert re.fullmatch(r"\d+ older conversations\.", told[-1])
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".end.failed")
+    page.goto(f"{server.url}#/c/Fail-3")
+    page.reload()
+    page.wait_for_selector(".end.failed")
+    assert page.locator(".past .current .past-title").inner_text() == "Fail 3"

@@ -37,6 +37,13 @@ export function Sidebar({ desk }: { desk: Desk }): VNode {
         {(desk.history ?? []).map((past) => (
           <PastLine key={past.place} past={past} desk={desk} />
         ))}
+        {desk.hasOlder && (
+          <li class="older">
+            <button type="button" aria-disabled={desk.loadingOlder} onClick={() => void desk.older()}>
+              {desk.loadingOlder ? "Looking for older ones…" : "Older conversations"}
+            </button>
+          </li>
+        )}
       </ul>
       {desk.history?.length === 0 && <p class="note">What you ask is kept here.</p>}
       <Theme />

@@ -335,7 +335,8 @@ class Store(Protocol):
         before: tuple[float, str] | None = None,
     ) -> Sequence[RunRecord]:
         """The newest runs first, without their jobs. `before`: `created_at` and id of a run, which may be gone by now;
-        only those that were entered before it, so that the last of one list leads to the next."""
+        only those that were entered before it, so that the last of one list leads to the next. Somebody else's run
+        than `owner`'s counts as one that is gone: nobody learns from lists which runs others have."""
         ...
 
     async def trim(self, run_id: str, before_seq: int) -> int:

@@ -380,7 +380,7 @@ class MemoryStore:
             if before is not None:
                 created_at, run_id = before
                 there = self._core.runs.get(run_id)
-                if there is None:
+                if there is None or owner not in (None, there.new.owner):
                     runs = [run for run in runs if run.created_at < created_at]
                 else:
                     runs = [run for run in runs if run.number < there.number]

@@ -28,7 +28,7 @@ __all__ = ["Feed", "Reader", "Reading"]
 
 # Runs entered before one, by its id, or where it is gone by its time, which is looked for from the newest on.
 _BEFORE = (
-    "number < coalesce((SELECT number FROM runs WHERE run_id = ?), "
+    "number < coalesce((SELECT number FROM runs WHERE run_id = ? AND (? IS NULL OR owner = ?)), "
     "(SELECT number + 1 FROM runs WHERE created_at < ? ORDER BY number DESC LIMIT 1), 0)"
 )
 # How often to look: while a followed run is lively, while none has moved for a while, and where nobody follows but
@@ -176,7 +176,7 @@ class Reading:
         if before is not None:
             created_at, run_id = before
             where.append(_BEFORE)
-            parameters += (run_id, created_at)
+            parameters += (run_id, owner, owner, created_at)
         rows = select_runs(
             self._connection, " AND ".join(where) + " ORDER BY number DESC LIMIT ?", (*parameters, max(limit, 0))
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +22,17 @@ from runstream.events.codec import plain
 from runstream.log.base import RunRecord
 from runstream.log.cursor import Cursor, epoch_of
 
-__all__ = ["ErrorShape", "Refused", "cursor_of", "error_body", "json_bytes", "refusal_of", "run_json"]
+__all__ = [
+    "ErrorShape",
+    "Refused",
+    "cursor_of",
+    "error_body",
+    "json_bytes",
+    "next_list",
+    "place_before",
+    "refusal_of",
+    "run_json",
+]
 
 
 class Refused(Exception):
@@ -80,3 +91,28 @@ def run_json(record: RunRecord) -> dict[str, Any]:
         "updated_at": record.updated_at,
         "ended_at": record.ended_at,
     }
+
+
+def next_list(records: Sequence[RunRecord], limit: int) -> str | None:
+    """What a list of runs names for the one after it, `place_before` of which is for `Store.list_runs`; None at the end.
+
+    `records`: what the store found where it was asked for one more than the list has.
+    """
+    if len(records) <= limit:
+        return None
+    last = records[limit - 1]
+    return f"{last.created_at!r}~{last.run_id}"
+
+
+def place_before(text: str | None) -> tuple[float, str] | None:
+    """Raises Refused for what is none of `next_list`."""
+    if text is None:
+        return None
+    created_at, _, run_id = text.partition("~")
+    try:
+        place = (float(created_at), run_id)
+    except ValueError:
+        place = (math.nan, "")
+    if not math.isfinite(place[0]) or not run_id:
+        raise Refused(422, "invalid_before", "before is what a list of runs has in next")
+    return place

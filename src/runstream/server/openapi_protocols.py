@@ -153,7 +153,11 @@ def _openai(agents: Sequence[str]) -> dict[str, Any]:
 
 
 def _page() -> dict[str, Any]:
-    runs = {"type": "object", "properties": {"runs": _OBJECTS}, "required": ["runs"]}
+    runs = {
+        "type": "object",
+        "properties": {"runs": _OBJECTS, "next": {"type": ["string", "null"]}},
+        "required": ["runs", "next"],
+    }
     files = {kind: {"schema": _TEXT} for kind in ("text/javascript", "text/css", "text/plain", "image/svg+xml")}
     unchanged = {"304": {"description": "As the ETag says"}}
     refused = {status: _json("Refused", _PLAIN_ERROR) for status in ("403", "500", "503")}
@@ -190,8 +194,9 @@ def _page() -> dict[str, Any]:
         },
         "/page/runs": {
             "get": {
-                "summary": "The newest runs, with titles",
-                "responses": {"200": _json("Runs", runs), **_errors(_PLAIN_ERROR)},
+                "summary": "The newest runs, or those before a place of the list, with titles",
+                "parameters": [_in_query("before", _TEXT)],
+                "responses": {"200": _json("Runs", runs), **_errors(_PLAIN_ERROR, 422)},
             }
         },
     }

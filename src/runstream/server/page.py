@@ -20,7 +20,7 @@ from starlette.routing import Route
 from runstream.errors import RunNotFound
 from runstream.log.base import RunRecord
 from runstream.run.claimed import job_of
-from runstream.server.answers import json_bytes, run_json
+from runstream.server.answers import json_bytes, next_list, place_before, run_json
 from runstream.server.service import Service
 from runstream.server.starting import check_right, user_of
 from runstream.view.texts import input_text
@@ -131,10 +131,13 @@ class _Page:
         return next((agent.handoff_description for agent in self._service.agents if agent.name == name), None)
 
     async def runs(self, request: Request) -> Response:
-        """The newest runs, with what was asked in them and the conversations that they belong to."""
+        """The newest runs, or those before a place of the list, with what was asked in them and the conversations that
+        they belong to."""
         user = user_of(request)
         await check_right(self._service, user, "list")
-        records = await self._service.carrier.store.list_runs(owner=user.name, limit=_SHOWN_RUNS)
+        before = place_before(request.query_params.get("before"))
+        found = await self._service.carrier.store.list_runs(owner=user.name, limit=_SHOWN_RUNS + 1, before=before)
+        records = found[:_SHOWN_RUNS]
         told: list[tuple[str | None, str | None]] = []
         for start in range(0, len(records), _ASKED):
             told += await asyncio.gather(*(self._tell(record) for record in records[start : start + _ASKED]))
@@ -142,7 +145,7 @@ class _Page:
             {**run_json(record), "title": title, "session": session if record.owner == user.name else None}
             for record, (title, session) in zip(records, told, strict=True)
         ]
-        return _json({"runs": shown})
+        return _json({"runs": shown, "next": next_list(found, _SHOWN_RUNS)})
 
     async def _tell(self, record: RunRecord) -> tuple[str | None, str | None]:
         key = (record.run_id, record.created_at)

@@ -15,7 +15,7 @@ from runstream.log.base import Command, RunRecord
 from runstream.log.cursor import Cursor, epoch_of
 from runstream.run.inbox import input_command
 from runstream.server.access import Action, User
-from runstream.server.answers import Refused, json_bytes, refusal_of, run_json
+from runstream.server.answers import Refused, json_bytes, next_list, place_before, refusal_of, run_json
 from runstream.server.guard import METRICS_PATH, later
 from runstream.server.metrics import CONTENT_TYPE
 from runstream.server.openapi import describe
@@ -143,10 +143,15 @@ class _Handlers:
         statuses = query.getlist("status")
         if not _STATUSES.issuperset(statuses):
             raise Refused(422, "invalid_status", f"status is one of {', '.join(sorted(_STATUSES))}")
-        records = await self._service.carrier.store.list_runs(
-            status=cast("Any", statuses) or None, agent=query.get("agent"), owner=user.name, limit=int(limit)
+        shown = int(limit)
+        found = await self._service.carrier.store.list_runs(
+            status=cast("Any", statuses) or None,
+            agent=query.get("agent"),
+            owner=user.name,
+            limit=shown + 1,
+            before=place_before(query.get("before")),
         )
-        return _json({"runs": [run_json(record) for record in records]})
+        return _json({"runs": [run_json(record) for record in found[:shown]], "next": next_list(found, shown)})
 
     # Asking something of a run.
 

@@ -172,6 +172,8 @@ class StoreKeepingLaws(StoreTrial):
                 place = (found[-1].created_at, found[-1].run_id)
                 assert await store.delete(found[0].run_id)
             assert seen == ["run_5", "run_4", "run_3", "run_2", "run_0"]
+            assert len(await store.list_runs(before=(0.0, "run_2"))) == 1
+            assert await store.list_runs(owner="bob", before=(0.0, "run_2")) == []
             for record in await other.list_runs():
                 place = (record.created_at, record.run_id)
                 assert await store.delete(record.run_id)

@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from page_tools import STATIC, run_tool
 from runstream import Agent
 from runstream.log.cursor import Cursor
 from runstream.server import create_app
+from runstream.server import page as server_page
 from runstream.server.protocols import native
 from runstream.sessions.memory import InMemorySession
 from runstream.testing import ScriptedModel
@@ -112,7 +114,7 @@ async def test_who_may_know_what() -> None:
             "agents": [{"name": "Desk", "description": "Helps."}],
             "sessions": True,
         }
-        assert (await client.json("GET", "/page/runs", **ann))[1] == {"runs": []}
+        assert (await client.json("GET", "/page/runs", **ann))[1] == {"runs": [], "next": None}
         said = [{"role": "user", "content": [{"type": "input_text", "text": "Hello,\n  you"}]}]
         await client.stream({"input": said, "session": "s 1"}, **ann)
         await client.stream({"input": "x" * 500}, **whoever)
@@ -122,6 +124,23 @@ async def test_who_may_know_what() -> None:
         assert (newest["title"], newest["session"]) == ("x" * 120, None)
         # Somebody else's conversation is not one's own of that name.
         assert (oldest["title"], oldest["owner"], oldest["session"]) == ("Hello, you", "ann", None)
+
+
+async def test_all_runs_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """List by list, each run once, whatever is begun meanwhile; so does the list of the server's own protocol."""
+    monkeypatch.setattr(server_page, "_SHOWN_RUNS", 3)
+    async with serving(desk()) as url, Client(url) as client:
+        asked = [(await client.stream({"input": f"{number}"}))[0].data["run"] for number in range(7)]
+        for path in ("/page/runs?", "/runs?limit=3&"):
+            seen: list[str] = []
+            more = ""
+            while more is not None:
+                _, listed = await client.json("GET", f"{path}before={quote(more)}" if more else path)
+                await client.stream({"input": "meanwhile"})
+                seen += [run["run_id"] for run in listed["runs"] if run["run_id"] in asked]
+                more = listed["next"]
+                assert len(listed["runs"]) == 3 or more is None
+            assert seen == asked[::-1]
 
 
 async def test_without_the_page() -> None:

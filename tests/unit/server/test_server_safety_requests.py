@@ -164,6 +164,10 @@ PATHS = {
     b"/runs/'%20OR%201=1--": 404,
     b"/runs/a/events?after=" + b"9" * 5000: 404,
     b"/runs?limit=%ff&status=%00": 422,
+    b"/runs?before=": 422,
+    b"/runs?before=nan~run": 422,
+    b"/page/runs?before=1763669813.5": 422,
+    b"/page/runs?before=1e308~%ff%00": 200,
     b"/RUNS": 404,
     b"/assets/..%2f..%2fapp.py": 404,
     b"/assets/../server/app.py": 404,
@@ -263,7 +267,7 @@ async def test_a_client_that_leaves_in_mid_body(store: str, caplog: pytest.LogCa
     async with serving(app) as url, Client(url) as client:
         async with connected(url) as raw:
             await raw.send(HEAD + b'Content-Length: 20\r\n\r\n{"input": "a')
-        assert (await client.json("GET", "/runs"))[1] == {"runs": []}
+        assert (await client.json("GET", "/runs"))[1] == {"runs": [], "next": None}
     assert not caplog.records
 
 

@@ -94,7 +94,7 @@ def run_json(record: RunRecord) -> dict[str, Any]:
 
 
 def next_list(records: Sequence[RunRecord], limit: int) -> str | None:
-    """What a list of runs names for the one after it, `place_before` of which is for `Store.list_runs`; None at the end.
+    """What a list of runs names for the one after it (`place_before` reads it for `Store.list_runs`); None at the end.
 
     `records`: what the store found where it was asked for one more than the list has.
     """

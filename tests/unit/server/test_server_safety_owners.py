@@ -128,7 +128,7 @@ async def test_runs_of_others_do_not_exist() -> None:
             assert (status, told) == (expected[0], str(expected[1])), path
             assert 400 <= status < 500, path
         for _, path in LISTS:
-            assert (await client.json("GET", path, **bearer(BOB)))[1] == {"runs": []}
+            assert (await client.json("GET", path, **bearer(BOB)))[1] == {"runs": [], "next": None}
             assert len((await client.json("GET", path, **bearer(ANN)))[1]["runs"]) == 1
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await client.ws_connect(f"/runs/{run_id}/ws", headers=bearer(BOB))

@@ -266,6 +266,8 @@ class OutputGuardrailTripwireTriggered(AgentsException):
 
     code = "output_guardrail_tripwire"
     guardrail_result: OutputGuardrailResult
+    usage: Any = None
+    """The model's account of what the response that was blocked while it streamed has used, where that had come."""
 
     def __init__(self, guardrail_result: OutputGuardrailResult) -> None:
         self.guardrail_result = guardrail_result

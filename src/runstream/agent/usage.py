@@ -49,8 +49,9 @@ class Usage:
     """
 
     requests: int = 0
-    """Requests that were answered, and attempts that failed and were followed by another; one that failed for good,
-    and ended its run, is not among them unless the model told its usage."""
+    """Requests that were answered, and attempts that failed: the ones that were followed by another and the one that
+    ended the run. Not among them are calls that were never sent (a `UserError`, a refusal by an open breaker or by a
+    limit on load), and, as in the SDK, a call that was under way when its run was cancelled or ran out of time."""
     input_tokens: int = 0
     input_tokens_details: InputTokensDetails = field(default_factory=lambda: _input_details(None))
     """Tokens of the input that a cache held, or that were written to it."""
@@ -82,8 +83,12 @@ class Usage:
         )
 
     @classmethod
-    def of_failed_request(cls) -> Usage:
-        """The usage of a request that failed and told nothing of its tokens: an entry with none."""
+    def of_failed_request(cls, told: Any = None) -> Usage:
+        """The usage of a request that failed, as its error tells it (`told`, the `usage` of a response); where that
+        is nothing, or nothing that can be counted, an entry with no tokens."""
+        counts = [_count(told, name) for name in ("input_tokens", "output_tokens", "total_tokens")]
+        if any(counts) and all(isinstance(count, int) for count in counts):
+            return cls.from_response(told)
         return cls(requests=1, request_usage_entries=[_request_entry(None)])
 
     def add(self, other: Usage) -> None:

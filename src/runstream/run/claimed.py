@@ -23,7 +23,7 @@ from runstream.run.feed import events_of
 from runstream.run.guardrail_results import GuardrailResults
 from runstream.run.host import StoreHost
 from runstream.run.left_waiting import left_waiting
-from runstream.run.resume import Resumed, fold_of_events
+from runstream.run.resume import Resumed, fold_of_events, usage_beside
 from runstream.sessions.base import Session
 
 __all__ = ["AgentMissing", "Job", "RunAbandoned", "RunNotBegun", "begin", "job_of"]
@@ -219,10 +219,12 @@ async def _restored(
         hooks=hooks,
     )
     if events:
+        beside = usage_beside(events)
         # What a worker found in the run's output is not yet its end: that is checked again.
         told = [each for each in fold.guardrails if each[1].about != "output"]
         found = GuardrailResults.from_log(told, book, config)
         run.go_on(Resumed(fold, taken_over=True, last_seq=last_seq, guardrails=found), epoch=claim.epoch)
+        run.context.usage.add(beside)
         # All commands come once more: one that was still waiting may be older than one that was carried out.
         run.inbox.last_command = 0
         run.inbox.taken = {event.data.command for event in events if event.kind in (APPROVAL_RESOLVED, INPUT_ADDED)}

@@ -17,7 +17,6 @@ from runstream.agent.guardrail import GuardrailFunctionOutput, OutputGuardrailTr
 from runstream.agent.items import ModelResponse
 from runstream.agent.model import ModelBatch, ModelBatches
 from runstream.agent.stream_guardrail import StreamGuardrail, StreamGuardrailResult
-from runstream.agent.usage import Usage
 from runstream.errors import AgentsException, UserError
 from runstream.events.event import GuardrailChecked, GuardrailOutcome
 from runstream.run.active import ActiveRun
@@ -56,6 +55,8 @@ class HoldBack:
         self._news = asyncio.Event()
         self._is_over = False
         self._failure: BaseException | None = None
+        self._usage: Any = None
+        """What the model says that the response has used, once it is complete."""
         self._tripped: StreamGuardrailResult | None = None
         self._broken: BaseException | None = None
         _refuse_replacement_of_json(agent, guardrails)
@@ -129,6 +130,8 @@ class HoldBack:
     def _take(self, batch: ModelBatch) -> None:
         now = self._run.clock.now()
         for event, frame in zip(batch.events, batch.frames, strict=True):
+            if event.type == "response.completed":
+                self._usage = getattr(event.response, "usage", None)
             try:
                 self._held.take(event, frame, now)
             except (AttributeError, TypeError, ValueError) as error:
@@ -209,10 +212,11 @@ class HoldBack:
         self._held.restart()
         self._is_over, self._failure, self._tripped = True, None, None
         if result.guardrail.on_trip == "stop":
-            self._run.context.usage.add(Usage.of_failed_request())  # it was cut off, and is billed for all the same
-            raise OutputGuardrailTripwireTriggered(result)
+            tripped = OutputGuardrailTripwireTriggered(result)
+            tripped.usage = self._usage
+            raise tripped
         assert self._shown is not None
-        return self._shown.end_with(result.guardrail.replacement)
+        return self._shown.end_with(result.guardrail.replacement, self._usage)
 
     def _tell(self) -> None:
         """Write into the log what has been decided about this call, once, and after the text that was let pass."""

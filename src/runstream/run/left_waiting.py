@@ -59,8 +59,6 @@ def _standing(path: _Path, folds: dict[_Path, RunFold], outer: RunContextWrapper
     waiting = {request.call_id for request in pending_requests(fold, context)} | nested.keys()
     if not waiting or any(call_id not in waiting for call_id in _open_calls(fold)):
         return None
-    for response in fold.responses:
-        outer.usage.add(response.usage)
     return Standing(fold, context, fold.agent, None, saved=None, nested=nested)
 
 

@@ -12,7 +12,6 @@ from runstream.agent.items import ModelResponse
 from runstream.agent.model import Model, ModelBatch, ModelBatches, ModelRequest, ModelTracing, open_batches
 from runstream.agent.output import AgentOutputSchemaBase
 from runstream.agent.settings import ModelSettings, implicit_model_settings
-from runstream.agent.usage import Usage
 from runstream.errors import ModelStreamTruncated, UserError
 from runstream.flow.attempts import attempt_listener
 from runstream.flow.failures import failure_of
@@ -120,7 +119,7 @@ async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: M
     """
     asked = reliable(run, agent, model, request)
     run.attempt = 1
-    attempts = Attempts(run)
+    attempts, count = Attempts(run), len(run.fold.responses)
     guardrails = stream_guardrails_of(run.config, agent)
     listens = attempt_listener.set(attempts.note)
     try:
@@ -136,6 +135,10 @@ async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: M
         response.answered_by = model_name(model)
         run.emit_response(response.to_completed_event(), response)
         return response
+    except Exception as error:
+        if len(run.fold.responses) == count:  # else it was answered, and counts as that
+            attempts.count(error)
+        raise
     finally:
         attempt_listener.reset(listens)
 
@@ -154,8 +157,6 @@ async def _stream(run: ActiveRun, batches: ModelBatches, request: ModelRequest, 
             if failed is not None:
                 try:
                     failure = failure_of(failed)
-                    if failure.usage is not None:
-                        run.context.usage.add(Usage.from_response(failure.usage))
                 except (AttributeError, TypeError, ValueError) as error:
                     raise broken_event(failed, error) from error
                 raise failure

@@ -16,6 +16,7 @@ from runstream.agent.model import Model, ModelBatches, ModelRequest, open_batche
 from runstream.agent.response import ModelResponse
 from runstream.agent.settings import ModelSettings, implicit_model_settings
 from runstream.agent.usage import Usage
+from runstream.errors import CircuitOpen, LoadRefused, UserError
 from runstream.flow.attempts import AfterContent, FailedAttempt
 from runstream.flow.breaker import GuardedModel
 from runstream.flow.fallback import Fallback, PlainCall
@@ -30,6 +31,8 @@ __all__ = ["Attempts", "reliable"]
 
 _NO_LIMITS = TimeLimits()
 _DETAIL_CHARS = 300
+# No provider can bill for what it never got.
+_NEVER_SENT = (UserError, CircuitOpen, LoadRefused)
 
 
 def reliable(run: ActiveRun, agent: Agent[Any], model: Model, request: ModelRequest) -> Model:
@@ -104,15 +107,22 @@ class Attempts:
         """Those that failed since anything was shown."""
 
     def note(self, failed: FailedAttempt) -> None:
-        """An attempt has failed and is followed by another: it counts, since the provider may bill for it."""
+        """An attempt has failed and is followed by another."""
         run = self._run
         run.check_open()  # a run that left this call behind does not ask again
-        run.attempt += 1
-        usage = getattr(failed.error, "usage", None)
-        run.context.usage.add(Usage.of_failed_request() if usage is None else Usage.from_response(usage))
+        if self.count(failed.error):
+            run.attempt += 1
         if self._void_from is None:
             self._void_from = run.fold.response_seq
         self.failed.append(failed)
+
+    def count(self, error: Exception) -> bool:
+        """A failed attempt counts, followed by another or not: the provider may bill for it. False where it was none,
+        since nothing was sent."""
+        if isinstance(error, _NEVER_SENT):
+            return False
+        self._run.context.usage.add(Usage.of_failed_request(getattr(error, "usage", None)))
+        return True
 
     def begin(self) -> None:
         """What comes next is another attempt's: tell readers what no longer counts, and who answers now."""

@@ -50,8 +50,9 @@ class ShownResponse:
             content.append(_part("") if is_text else {"type": "refusal", "refusal": ""})
         content[number]["text" if is_text else "refusal"] += event.delta or ""
 
-    def end_with(self, replacement: str) -> ModelBatch:
-        """The events that end the message that is open, or one of its own, with that text, and the response."""
+    def end_with(self, replacement: str, usage: Any = None) -> ModelBatch:
+        """The events that end the message that is open, or one of its own, with that text, and the response, which
+        has used what the model's own says, where that had come."""
         index = next((index for index, is_open in self._is_open.items() if is_open), None)
         events: list[dict[str, Any]] = []
         if index is None:
@@ -77,15 +78,15 @@ class ShownResponse:
             event.update(output_index=index, item_id=message["id"], content_index=number)
             if "item" in event:
                 del event["item_id"], event["content_index"]
-        events.append({"type": "response.completed", "response": self._completed()})
+        events.append({"type": "response.completed", "response": self._completed(usage)})
         return _batch(events, self._last_number + 1)
 
-    def _completed(self) -> dict[str, Any]:
+    def _completed(self, usage: Any) -> dict[str, Any]:
         blank: dict[str, Any] = {"id": f"resp_{uuid.uuid4().hex}", "created_at": 0, "model": "", "object": "response"}
         blank |= {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
         # Calls are not among them: what led to them was cut off. Nor is reasoning, without what it led to.
         output = [{**self._messages[index], "status": "incomplete"} for index in sorted(self._messages)]
-        return {**blank, **self._response, "status": "completed", "output": output, "usage": None}
+        return {**blank, **self._response, "status": "completed", "output": output, "usage": to_plain(usage)}
 
 
 def _message(item_id: str) -> dict[str, Any]:

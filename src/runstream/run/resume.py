@@ -20,7 +20,7 @@ from runstream.agent.raw_item import read_field
 from runstream.agent.usage import Usage
 from runstream.errors import UserError
 from runstream.events.codec import decode_data, plain
-from runstream.events.event import GUARDRAIL, ApprovalResolved, Event, ItemAdded, RunStart
+from runstream.events.event import GUARDRAIL, MODEL, ApprovalResolved, Event, ItemAdded, RunStart
 from runstream.log.fold import RunFold
 from runstream.run.bind import AgentBook, bind, more_of, official, restore_item
 from runstream.run.guardrail_results import GuardrailResults
@@ -38,6 +38,7 @@ __all__ = [
     "rebound",
     "restore_approvals",
     "turn_is_open",
+    "usage_beside",
     "usage_from_plain",
     "waiting_message",
 ]
@@ -175,6 +176,29 @@ def usage_from_plain(data: Any) -> Usage:
     from pydantic import TypeAdapter
 
     return TypeAdapter(Usage).validate_python(data)
+
+
+def usage_beside(events: Iterable[Event]) -> Usage:
+    """What a log tells of requests that are no answers of the run itself: attempts that failed before another one
+    showed something, and the answers that agents got who were called as tools."""
+    usage = Usage()
+    under_way: dict[tuple[str, ...], int] = {}
+    for event in events:
+        if event.kind != MODEL:
+            continue
+        under_way[event.path] = event.attempt
+        if event.data.type == "response.completed":
+            _add_failed(usage, under_way.pop(event.path))
+            if event.path:
+                usage.add(ModelResponse.from_response(event.data.response).usage)
+    for attempt in under_way.values():
+        _add_failed(usage, attempt)
+    return usage
+
+
+def _add_failed(usage: Usage, attempt: int) -> None:
+    for _ in range(1, attempt):
+        usage.add(Usage.of_failed_request())
 
 
 def _response_from_plain(data: dict[str, Any]) -> ModelResponse:

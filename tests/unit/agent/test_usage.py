@@ -114,6 +114,18 @@ def test_the_entries_list_is_the_usages_own():
     assert entries == []
 
 
+@pytest.mark.parametrize("told", [None, 5, {}, {"total_tokens": 0}, {"total_tokens": "many"}])
+def test_usage_of_a_request_that_failed(told):
+    """What its error tells, else one request with an entry of no tokens."""
+    usage = Usage.of_failed_request(told)
+    assert (usage.requests, usage.total_tokens, [entry.total_tokens for entry in usage.request_usage_entries]) == (
+        1,
+        0,
+        [0],
+    )
+    assert Usage.of_failed_request({"input_tokens": 3, "total_tokens": 3}).total_tokens == 3
+
+
 def test_usage_of_a_response():
     """An official usage and its dict count one request with the same tokens."""
     official = ResponseUsage(

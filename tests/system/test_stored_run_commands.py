@@ -253,8 +253,16 @@ def test_a_run_is_watched_from_any_point() -> None:
     assert [event.seq for event in later] == [event.seq for event in events[4:]]
     epoch = record_of(run_id).epoch
     assert ok("watch", run_id, "--json", "--after", f"{epoch}-4") == ok("watch", run_id, "--json", "--after", "4")
-    told = f"Error: the cursor '{epoch}-999' is ahead: go on with after={len(events)}\n"
-    assert run("watch", run_id, "--after", f"{epoch}-999") == (1, "", told)
+    last = f"{epoch}-{len(events)}"
+    for given, why, where in (
+        (f"{epoch}-999", "the log does not reach that far", last),
+        ("999", "the log does not reach that far", last),
+        ("not-one", "it is no cursor", "0-0"),
+    ):
+        status, shown, told = run("watch", run_id, "--json", "--after", given)
+        assert told == f"the cursor {given} is no place in the run ({why}); going on after {where}\n"
+        assert (status, len(shown.splitlines())) == (0, 0 if where == last else len(events))
+    assert f"end      completed: nothing comes after {last}\n" in run("watch", run_id, "--after", "999")[1]
     assert run("watch", "nobody")[0] == 1
 
 

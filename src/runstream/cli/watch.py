@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runstream.events.event import Event
     from runstream.flow.text_units import Unit
     from runstream.log.base import RunRecord, Store
-    from runstream.server.client import Followed, Resync
+    from runstream.server.client import Followed
 
 __all__ = ["command", "end_text", "start_of"]
 
@@ -58,6 +58,21 @@ def start_of(record: RunRecord, after: str | None) -> int:
     return resolve(cursor, record.epochs, record.first_seq, record.last_seq)
 
 
+def _begin(record: RunRecord, after: str | None, screen: Screen) -> int:
+    """As `start_of`; where the cursor is no place in the run that is told, and where the events go on instead."""
+    from runstream.errors import CursorExpired, CursorInvalid
+    from runstream.log.cursor import Cursor, epoch_of
+
+    try:
+        return start_of(record, after)
+    except CursorInvalid as error:
+        reason, seq = error.reason, max(error.resync_after, record.first_seq - 1)
+    except CursorExpired as error:
+        reason, seq = "expired", error.first_seq - 1
+    screen.note(_resync_text(after or "", reason, str(Cursor(epoch_of(seq, record.epochs), seq))))
+    return seq
+
+
 def end_text(event: Event) -> str:
     """How the run ended, in words."""
     error = event.data.error
@@ -71,10 +86,10 @@ async def _watch(run_id: str, url: str, after: str | None, screen: Screen) -> in
 
     async with stored(url) as store:
         record = await store.find(run_id)
-        seq = start_of(record, after)
         fold = FiguresFold()
+        screen.line("run", f"{run_id} of {record.agent}, {_state(record)}")
+        seq = _begin(record, after, screen)
         try:
-            screen.line("run", f"{run_id} of {record.agent}, {_state(record)}")
             result = await Runner.attach(run_id, store=store, after=seq)
             async with aclosing(screen.paced(result.events(after=seq), fold.apply)) as events:
                 async for event in events:
@@ -89,22 +104,30 @@ async def _watch(run_id: str, url: str, after: str | None, screen: Screen) -> in
             return STOPPED
         finally:
             screen.close()  # whatever breaks off in the middle of a text is told on a line of its own
+        status = fold.status or record.status
+        if fold.status is None:
+            screen.line("end", f"{status}: nothing comes after {await _cursor(store, record, seq)}")
     if fold.figures.turns and after is None:
         screen.line("figures", describe(fold.figures))
-    return 0 if fold.status == "completed" else 1
+    return 0 if status == "completed" else 1
 
 
 async def _watch_server(run_id: str, url: str, token: str | None, after: str | None, screen: Screen) -> int:
     from runstream.events.event import Event
+    from runstream.log.cursor import Cursor
     from runstream.render.figures import FiguresFold, describe
     from runstream.server.client import Resync, ServerClient
 
-    # The number of an event is no cursor: what comes before is passed over here.
+    # The number of an event is no cursor of a server: what comes before is passed over here.
     skipped = int(after) if after is not None and after.isdecimal() and len(after) < 20 else 0
     async with ServerClient(url, token=token) as client:
         record = await client.run(run_id)
         screen.line("run", f"{run_id} of {record['agent']}, {record['status']}")
-        follower = client.follow(run_id, "" if skipped or after is None else after)
+        begin = "" if skipped or after is None else after
+        if skipped > Cursor.parse(record["cursor"]).seq:
+            skipped, begin = 0, record["cursor"]
+            screen.note(_resync_text(after or "", "ahead", begin))
+        follower = client.follow(run_id, begin)
         fold = FiguresFold()
 
         def told(found: Followed) -> None:
@@ -130,7 +153,7 @@ async def _watch_server(run_id: str, url: str, token: str | None, after: str | N
             screen.close()
         status = fold.status or (await client.run(run_id))["status"]
         if fold.status is None:
-            screen.line("end", f"{status}: nothing comes after {after}")
+            screen.line("end", f"{status}: nothing comes after {follower.cursor}")
     if fold.figures.turns and after is None:
         screen.line("figures", describe(fold.figures))
     return 0 if status == "completed" else 1
@@ -151,10 +174,10 @@ def _show(found: Followed, screen: Screen, skipped: int) -> None:
     elif isinstance(found, Resumed):
         screen.note("connected again")
     else:
-        screen.note(_resync_text(found))
+        screen.note(_resync_text(found.given, found.reason, found.after))
 
 
-def _resync_text(found: Resync) -> str:
+def _resync_text(given: str, reason: str, after: str) -> str:
     """Why the events go on elsewhere than they were asked for, and where."""
     why = {
         "expired": "the events after it are no longer kept",
@@ -162,8 +185,7 @@ def _resync_text(found: Resync) -> str:
         "ahead": "the log does not reach that far",
         "malformed": "it is no cursor",
     }
-    reason = why.get(found.reason, found.reason)
-    return f"the cursor {found.given} is no place in the run ({reason}); going on after {found.after}"
+    return f"the cursor {given[:60]} is no place in the run ({why.get(reason, reason)}); going on after {after}"
 
 
 def _state(record: RunRecord) -> str:

@@ -224,8 +224,12 @@ async def test_a_server(tmp_path: Path) -> None:
         result = await command("watch", first, "--url", url, "--after", f"7-{count}")
         assert result.exit_code == 0
         assert f"the cursor 7-{count} is no place in the run (the log is another one now" in result.stderr
-        result = await command("watch", first, "--url", url, "--after", (await client.run(first))["cursor"])
+        end = (await client.run(first))["cursor"]
+        result = await command("watch", first, "--url", url, "--after", end)
         assert (result.exit_code, "nothing comes after" in result.stdout) == (0, True)
+        result = await command("watch", first, "--url", url, "--after", "9999")
+        assert (result.exit_code, f"nothing comes after {end}" in result.stdout) == (0, True)
+        assert f"9999 is no place in the run (the log does not reach that far); going on after {end}" in result.stderr
 
         third = await client.begin("Fail.")
         result = await command("watch", third, "--url", url)

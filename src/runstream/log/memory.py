@@ -286,9 +286,11 @@ class MemoryLog:
         "_blocks",
         "_loop",
         "_max_events",
+        "_rare",
         "_recent",
         "_starts",
         "_waiters",
+        "_woken",
         "first_seq",
         "last_seq",
         "pending",
@@ -312,6 +314,10 @@ class MemoryLog:
         self._recent: list[Event] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._rare = False
+        """Whether the recent events have some that take much more memory as objects than packed."""
+        self._woken = 0
+        """How many of the readers that were woken last have not read since."""
         self.readers_woken = False
         """Whether readers were woken of which none has read since."""
 
@@ -380,6 +386,8 @@ class MemoryLog:
             raise RuntimeError(f"the log of {self.run_id} is sealed: no model event can be written after run.end")
         if len(self._recent) >= (_UNREAD if self.readers_woken else _RECENT):
             self._pack()
+        if events and not (events[0].type.endswith(".delta") and events[-1].type.endswith(".delta")):
+            self._rare = True
         run_id = self.run_id
         seq = self.last_seq
         add = self._recent.append
@@ -396,6 +404,12 @@ class MemoryLog:
         self.readers_woken = False
         recent = self._recent
         if recent and after + 1 >= recent[0].seq:
+            if self._rare:
+                self._woken -= 1
+                if self._woken <= 0:
+                    # All who waited have them: the begin and the end of a response are not kept as objects until more
+                    # comes, for a run holds them for long and many runs do so at once.
+                    self._pack()
             skip = after + 1 - recent[0].seq
             return recent[skip:] if skip else recent.copy()
         if after + 1 < self.first_seq:
@@ -438,13 +452,14 @@ class MemoryLog:
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         self.readers_woken = True
+        self._woken = len(waiters)
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def _pack(self) -> None:
         """Turn the recent objects into blocks."""
-        self.readers_woken = False
+        self.readers_woken = self._rare = False
         recent, self._recent = self._recent, []
         start, count = 0, len(recent)
         while start < count:

@@ -36,7 +36,7 @@ class BodyBatches(abc.ABC):
     __slots__ = ("_body", "_error", "_open_body")
 
     def __init__(self, open_body: Callable[[], Awaitable[StreamBody]]) -> None:
-        self._open_body = open_body
+        self._open_body: Callable[[], Awaitable[StreamBody]] | None = open_body
         self._body: StreamBody | None = None
         self._error: Exception | None = None
         """To be raised in the place of the next batch."""
@@ -54,7 +54,9 @@ class BodyBatches(abc.ABC):
         return self._body is not None
 
     async def _open(self) -> StreamBody:
+        assert self._open_body is not None
         self._body = await self._open_body()
+        self._open_body = None  # what the request was made of is not kept for as long as the answer takes
         return self._body
 
     async def aclose(self) -> None:

@@ -6,6 +6,7 @@ client per event loop and configuration, over aiohttp, closed when its loop shut
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import base64
 import json
@@ -13,7 +14,7 @@ import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import aiohttp
@@ -203,34 +204,32 @@ class IdleWatch:
         self._handle = self._loop.call_later(self._period_s, self._look)
 
 
-class StreamBody:
+class StreamBody(abc.ABC):
     """The body of a streamed response: iterate to get the frames of each network read.
 
     Whoever opened it closes it, which closes the connection if the body was not read to its end, so that the provider
     stops.
     """
 
-    __slots__ = ("_close", "_feed", "_read", "_rest", "_stop", "_url", "_watch", "request_id")
+    __slots__ = ("_decoder", "_url", "_watch", "request_id")
 
-    def __init__(
-        self,
-        url: str,
-        request_id: str | None,
-        read: Callable[[], Awaitable[bytes]],
-        close: Callable[[], Awaitable[object]],
-        watch: IdleWatch | None,
-        stop: Callable[[], object] | None = None,
-    ) -> None:
-        """`read` gives the next bytes, none at the end; `stop`, where there is such a thing, lets it fail."""
+    def __init__(self, url: str, request_id: str | None, watch: IdleWatch | None) -> None:
         self._url = url
         self.request_id = request_id
-        self._read = read
-        self._close = close
         self._watch = watch
-        self._stop = stop
-        decoder = SSEDecoder()
-        self._feed = decoder.feed
-        self._rest = decoder.close
+        self._decoder = SSEDecoder()
+
+    @abc.abstractmethod
+    def _read(self) -> Awaitable[bytes]:
+        """The next bytes, none at the end."""
+
+    @abc.abstractmethod
+    async def _close(self) -> None:
+        """Give the connection back, or close it where the body was not read to its end."""
+
+    def _stop(self) -> Callable[[], object] | None:
+        """What lets a read that waits fail, where there is such a thing; else the task that reads is cancelled."""
+        return None
 
     def __aiter__(self) -> StreamBody:
         return self
@@ -238,7 +237,7 @@ class StreamBody:
     async def __anext__(self) -> list[SSEFrame]:
         """Raises ModelStreamTruncated where the connection breaks or the body ends inside a frame,
         openai.APITimeoutError where the client's read timeout passes, ModelStreamBroken for a frame without end."""
-        watch, stop = self._watch, self._stop
+        watch, stop = self._watch, self._stop()
         try:
             while True:
                 if watch is None:
@@ -252,7 +251,7 @@ class StreamBody:
                     watch.end()
                 if not data:
                     break
-                frames = self._feed(data)
+                frames = self._decoder.feed(data)
                 if frames:
                     return frames
         except asyncio.CancelledError:
@@ -267,7 +266,7 @@ class StreamBody:
             ) from error
         except ValueError as error:
             raise ModelStreamBroken(str(error)) from error
-        rest = self._rest()
+        rest = self._decoder.close()
         if rest.lstrip()[:1] in (b"{", b"[", b"<"):
             raise ModelStreamBroken(
                 f"The model's server was asked for a stream of events and sent something else: {rest[:200]!r}. Is "
@@ -285,42 +284,53 @@ class StreamBody:
         await self._close()
 
 
-def _direct_body(response: aiohttp.ClientResponse, watch: IdleWatch | None) -> StreamBody:
-    content = response.content
-    stop = partial(content.set_exception, aiohttp.SocketTimeoutError("the stream fell silent"))
-    request_id = response.headers.get("x-request-id")
-    read = partial(content.read, _READ_BYTES)
-    return StreamBody(str(response.url), request_id, read, partial(_release, response), watch, stop)
+class _DirectBody(StreamBody):
+    """Of a response to a request that went past the client."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: aiohttp.ClientResponse, watch: IdleWatch | None) -> None:
+        super().__init__(str(response.url), response.headers.get("x-request-id"), watch)
+        self._response = response
+
+    def _read(self) -> Awaitable[bytes]:
+        return self._response.content.read(_READ_BYTES)
+
+    def _stop(self) -> Callable[[], object]:
+        return self._fall_silent
+
+    def _fall_silent(self) -> None:
+        self._response.content.set_exception(aiohttp.SocketTimeoutError("the stream fell silent"))
+
+    async def _close(self) -> None:
+        self._response.release()
+        await self._response.wait_for_close()
 
 
-async def _release(response: aiohttp.ClientResponse) -> None:
-    response.release()
-    await response.wait_for_close()
+class _ClientBody(StreamBody):
+    """Of a response that the client gave."""
 
+    __slots__ = ("_chunks", "_response")
 
-def _client_body(response: httpx2.Response, watch: IdleWatch | None = None) -> StreamBody:
-    # Without a content encoding the transport's own chunks are the body.
-    encoded = response.headers.get("content-encoding", "identity") != "identity"
-    raw = not encoded and isinstance(response.stream, httpx2.AsyncByteStream)
-    chunks = aiter(cast("AsyncIterator[bytes]", response.stream) if raw else response.aiter_bytes())
-    request_id = response.headers.get("x-request-id")
-    close = partial(_close_chunks, response, chunks)
-    return StreamBody(str(response.request.url), request_id, partial(_next_chunk, chunks), close, watch)
+    def __init__(self, response: httpx2.Response, watch: IdleWatch | None = None) -> None:
+        super().__init__(str(response.request.url), response.headers.get("x-request-id"), watch)
+        self._response = response
+        # Without a content encoding the transport's own chunks are the body.
+        encoded = response.headers.get("content-encoding", "identity") != "identity"
+        raw = not encoded and isinstance(response.stream, httpx2.AsyncByteStream)
+        self._chunks = aiter(cast("AsyncIterator[bytes]", response.stream) if raw else response.aiter_bytes())
 
+    async def _read(self) -> bytes:
+        async for data in self._chunks:
+            if data:
+                return data
+        return b""
 
-async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes:
-    """The next bytes; none at the end."""
-    async for data in chunks:
-        if data:
-            return data
-    return b""
-
-
-async def _close_chunks(response: httpx2.Response, chunks: AsyncIterator[bytes]) -> None:
-    try:
-        await cast("AsyncGenerator[bytes, None]", chunks).aclose()
-    finally:
-        await response.aclose()
+    async def _close(self) -> None:
+        try:
+            await cast("AsyncGenerator[bytes, None]", self._chunks).aclose()
+        finally:
+            await self._response.aclose()
 
 
 @contextmanager
@@ -392,7 +402,7 @@ async def open_stream(
         if "messages" in body:
             direct["messages"] = []
         opened = await create(**direct, **options, extra_body=body).__aenter__()
-        return _client_body(opened.http_response)
+        return _ClientBody(opened.http_response)
 
 
 async def _send(
@@ -411,7 +421,7 @@ async def _send(
     try:
         direct = None if watch is None else await route.send(client, path, body, sent)
         if direct is not None:
-            return _direct_body(direct, watch)
+            return _DirectBody(direct, watch)
         # With this type the client gives the response itself.
         response = await cast("Any", client).post(path, cast_to=httpx2.Response, body=body, options=sent, stream=True)
     except BaseException as error:
@@ -420,4 +430,4 @@ async def _send(
             if isinstance(error, asyncio.CancelledError) and watch.absorb():
                 raise openai.APITimeoutError(request=_request_to(str(client.base_url))) from None
         raise
-    return _client_body(response, watch)
+    return _ClientBody(response, watch)

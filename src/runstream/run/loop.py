@@ -24,7 +24,7 @@ from runstream.run.guardrails import InputGate, check_added_input, check_output,
 from runstream.run.history import Conversation, cancelled_output, open_calls
 from runstream.run.keeper import SessionKeeper
 from runstream.run.resume import open_requests, turn_is_open
-from runstream.run.scope import settle
+from runstream.run.scope import done, settle
 from runstream.run.tools import call_hooks
 from runstream.run.turn import Progress, TurnEnd, finish_open_turn, take_in, take_turn
 
@@ -79,12 +79,12 @@ async def _wait_within(run: ActiveRun, turns: asyncio.Task[_Outcome]) -> None:
     """Wait for the turns, or for the end of the run's time."""
     limit = run.config.run_limit
     if limit is None:
-        await asyncio.wait((turns,))
+        await done(turns)
         return
     limit_s, option = limit
     try:
         async with run.clock.timeout(limit_s):
-            await asyncio.wait((turns,))
+            await done(turns)
     except TimeoutError:
         if not run.silenced and run.broken is None:
             run.broken = RunTimeoutError(limit_s, option)

@@ -161,10 +161,11 @@ async def _stream(run: ActiveRun, batches: ModelBatches, request: ModelRequest, 
                     raise broken_event(failed, error) from error
                 raise failure
             if len(run.fold.responses) > count:
-                await _drain(run, batches)
                 answer = run.fold.responses[count]
                 if request.model_settings.preserve_raw_usage and answer.raw_usage is None:
                     answer.raw_usage = _raw_usage(batch)
+                del batch  # as below
+                await _drain(run, batches)
                 return answer
             if unread >= _UNREAD_EVENTS and run.log.readers_woken:
                 # The transport hands over what it has buffered without waiting: the readers get their turn here.
@@ -172,6 +173,7 @@ async def _stream(run: ActiveRun, batches: ModelBatches, request: ModelRequest, 
                 await run.clock.sleep(0)
             if run.durable is not None and run.durable.is_behind:
                 await run.committed()  # the store is slow: the run waits for it, within its limit
+            del batch  # its events are not kept while nothing comes
     raise ModelStreamTruncated(
         "The model did not produce a final response: its stream ended without response.completed, response.failed "
         "or response.incomplete."

@@ -26,7 +26,7 @@ from runstream import (
     Runner,
     function_tool,
 )
-from runstream.server import create_app
+from runstream.server import create_app, openai_routes
 from runstream.server.channel import Batch
 from runstream.server.protocols.chat_completions import ChatEncoding
 from runstream.server.protocols.responses import ResponsesEncoding
@@ -225,6 +225,45 @@ async def test_approvals(store: str) -> None:
         assert thanks.status == "completed"
         items = (await client.responses.input_items.list(thanks.id, order="asc")).data
         assert [item.content[0].text for item in items] == ["pay", "Quickly.", "Done.", "thanks"]
+
+
+async def test_an_answer_counts_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent twice at once, to two servers: its input is said once, and both get the response, with the metadata of its
+    request, now and later. Another answer at the same time is refused."""
+    both = asyncio.Barrier(2)
+    send = openai_routes._Responses._send
+
+    async def together(*arguments: Any) -> None:
+        await both.wait()
+        await send(*arguments)
+
+    monkeypatch.setattr(openai_routes._Responses, "_send", together)
+    async with served(store) as (_, client), served(store) as (_, other):
+
+        async def asked() -> tuple[str, list[Any]]:
+            response = await client.responses.create(model="Payer", input="pay", metadata={"of": "1"})
+            ids = [item.id for item in response.output if item.type == "mcp_approval_request"]
+            answers = [{"type": "mcp_approval_response", "approval_request_id": each, "approve": True} for each in ids]
+            return response.id, [*answers, {"role": "user", "content": "Quickly."}]
+
+        def answer(by: AsyncOpenAI, previous: str, given: list[Any]) -> Any:
+            metadata = {"of": "2"}
+            return by.responses.create(model="Payer", input=given, previous_response_id=previous, metadata=metadata)
+
+        previous, given = await asked()
+        one, two = await asyncio.gather(answer(client, previous, given), answer(other, previous, given))
+        assert one == two == await client.responses.retrieve(one.id)
+        assert (one.metadata, one.previous_response_id) == ({"of": "2"}, previous)
+        assert (await client.responses.retrieve(previous)).metadata == {"of": "1"}
+        more = await client.responses.create(model="Desk", input="thanks", previous_response_id=one.id)
+        items = (await client.responses.input_items.list(more.id, order="asc")).data
+        assert [item.content[0].text for item in items] == ["pay", "Quickly.", "Done.", "thanks"]
+        previous, given = await asked()
+        refused = [{**given[0], "approve": False}, *given[1:]]
+        found = await asyncio.gather(
+            answer(client, previous, given), answer(other, previous, refused), return_exceptions=True
+        )
+        assert sorted(isinstance(each, BadRequestError) for each in found) == [False, True]
 
 
 async def test_completions(store: str) -> None:

@@ -20,7 +20,7 @@ _logger = logging.getLogger("runstream")
 class Inbox:
     """Answers to requests for approval, and new input, in the order that they came in."""
 
-    __slots__ = ("_waiter", "answers", "closed", "early", "inputs", "last_command", "on_idle", "taken")
+    __slots__ = ("_once", "_waiter", "answers", "closed", "early", "inputs", "last_command", "on_idle", "taken")
 
     def __init__(self) -> None:
         self.answers: list[ApprovalResolved] = []
@@ -36,17 +36,28 @@ class Inbox:
         self.on_idle: Callable[[bool], None] | None = None
         """Told when the run does nothing but wait for a person, and when it no longer does."""
         self._waiter: asyncio.Future[None] | None = None
+        self._once: set[object] = set()
 
     def put(self, command: Command) -> None:
-        """Take in what came through the store. A command that cannot be understood is left out, and the log told."""
+        """Take in what came through the store. A command that cannot be understood is left out, and the log told.
+
+        Of those with the same `once` in their data only the first one counts, whoever carries the run out; a `note`
+        is for whoever has written it.
+        """
         self.last_command = max(self.last_command, command.number)
+        data = {name: value for name, value in command.data.items() if name not in ("once", "note")}
+        once = command.data.get("once")
+        if once is not None:
+            if once in self._once:
+                return
+            self._once.add(once)
         if command.number in self.taken:
             return
         try:
             if command.kind == "approval":
-                self.answers.append(ApprovalResolved(**command.data, command=command.number))
+                self.answers.append(ApprovalResolved(**data, command=command.number))
             else:
-                self.inputs.append(InputAdded(cast("list[Any]", command.data["items"]), command.number))
+                self.inputs.append(InputAdded(cast("list[Any]", data["items"]), command.number))
         except (TypeError, KeyError) as error:
             _logger.warning("a %s command cannot be understood (%r): %r", command.kind, error, command.data)
         self.wake()

@@ -7,6 +7,7 @@ it goes away: as with the API, nobody would get it. Who only reads a response al
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -88,11 +89,6 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
 
 def _headers(run_id: str) -> dict[str, str]:
     return {RUN_ID_HEADER: run_id}
-
-
-def _about(record: RunRecord, part: int | None) -> dict[str, Any]:
-    """What the response repeats. Of those that go on after approvals, nobody has noted what their requests said."""
-    return noted(record.job) if part == 1 else {}
 
 
 def _name(encoding: ResponsesEncoding, record: RunRecord) -> None:
@@ -199,14 +195,42 @@ class _Responses:
             commands.append(
                 approval_command(approval_of(call.call_id, call.name, approved=answer.approve, message=message))
             )
-        carrier = self._service.carrier
-        try:
-            for command in commands:
-                await carrier.store.send(record.run_id, command)
-        except RunSealed:
-            raise OpenAIRefused("The run has ended meanwhile.", param="previous_response_id") from None
-        await carrier.host.bring(record.run_id)
+        await self._send(record, part + 1, commands, asked)
         return record.run_id, part + 1
+
+    async def _send(self, record: RunRecord, part: int, commands: list[Command], asked: ResponsesRequest) -> None:
+        """Pass on what begins that response: once, though it may be asked for twice at a time, of whichever servers.
+        Raises Refused where it was begun with other answers."""
+        carrier, key = self._service.carrier, response_id(record.run_id, part)
+        note = {**note_of(asked), "answers": [[each.request_id, each.approve, each.reason] for each in asked.approvals]}
+        first, *others = [
+            Command(command.kind, {**command.data, "once": f"{key} {index}"}) for index, command in enumerate(commands)
+        ]
+        first.data["note"] = note
+        with contextlib.suppress(RunSealed):  # perhaps since this very answer was given
+            await carrier.store.send(record.run_id, first)
+        begun_by = await self._beginning_of(record, part)
+        if begun_by is None:
+            raise OpenAIRefused("The run has ended meanwhile.", param="previous_response_id")
+        if (begun_by.kind, begun_by.data) != (first.kind, first.data):
+            raise OpenAIRefused("That response was answered otherwise meanwhile.", param="previous_response_id")
+        with contextlib.suppress(RunSealed):
+            for command in others:
+                await carrier.store.send(record.run_id, command)
+        await carrier.host.bring(record.run_id)
+
+    async def _beginning_of(self, record: RunRecord, part: int) -> Command | None:
+        """What has begun the run's response of that part; None where that was no request for it."""
+        once = f"{response_id(record.run_id, part)} 0"
+        commands = await self._service.carrier.store.commands(record.run_id, 0)
+        return next((command for command in commands if command.data.get("once") == once), None)
+
+    async def _about(self, record: RunRecord, part: int | None) -> dict[str, Any]:
+        """What the response repeats of its request."""
+        if part is None or part == 1:
+            return noted(record.job) if part else {}
+        command = await self._beginning_of(record, part)
+        return {} if command is None else command.data["note"]["response"]
 
     # Of a response that is there.
 
@@ -228,7 +252,7 @@ class _Responses:
         """The response as the store has it. Raises Refused for one that is not there."""
         if record.first_seq > 1:
             raise OpenAIRefused("The first events of this response are no longer kept.", code="expired", status=404)
-        encoding = ResponsesEncoding(record.run_id, part=part, about=_about(record, part), silent=True)
+        encoding = ResponsesEncoding(record.run_id, part=part, about=await self._about(record, part), silent=True)
         fold, after = encoding.fold, 0
         while not encoding.ended:
             page = await self._service.carrier.store.read(record.run_id, after, max_bytes=_PAGE_BYTES)
@@ -252,7 +276,7 @@ class _Responses:
             raise OpenAIRefused("'starting_after' must be the number of an event.", param="starting_after")
         if part > 1 or record.first_seq > 1:
             await self._folded(record, part)
-        encoding = ResponsesEncoding(record.run_id, part=part, about=_about(record, part), after=int(after))
+        encoding = ResponsesEncoding(record.run_id, part=part, about=await self._about(record, part), after=int(after))
         return later(_stream(self._service, open_reader(self._service, record.run_id, 0), encoding))
 
     async def cancel(self, request: Request) -> Response:
@@ -260,7 +284,7 @@ class _Responses:
         service = self._service
         if record.ended:
             return _json(encode_json((await self._folded(record, part)).response()), _headers(record.run_id))
-        encoding = ResponsesEncoding(record.run_id, part=part, about=_about(record, part), silent=True)
+        encoding = ResponsesEncoding(record.run_id, part=part, about=await self._about(record, part), silent=True)
         reader = open_reader(service, record.run_id, 0)
         reading = asyncio.create_task(_read(service.hub, reader, encoding))
         late = asyncio.create_task(service.carrier.clock.sleep(_CANCELLING_S))

@@ -11,7 +11,7 @@ def numbered(command: Command, number: int, **more: object) -> Command:
 
 
 def test_what_is_to_count_once() -> None:
-    """The first of the commands of one key counts, also where a worker before has carried it out; a note is nobody's."""
+    """The first command of a key counts, also where a worker before has carried it out; a note is nobody's."""
     said, yes = input_command("Quickly."), approval_command(approval_of("c1", "pay", approved=True))
     inbox = Inbox()
     inbox.taken = {1}

@@ -26,7 +26,9 @@ from runstream import (
     Runner,
     function_tool,
 )
+from runstream.log.open_store import open_store
 from runstream.server import create_app, openai_routes
+from runstream.server.app import service_of
 from runstream.server.channel import Batch
 from runstream.server.protocols.chat_completions import ChatEncoding
 from runstream.server.protocols.responses import ResponsesEncoding
@@ -363,6 +365,27 @@ async def test_conversations_and_what_is_not_kept(store: str) -> None:
         assert gone.status == "completed"
         with pytest.raises(NotFoundError):
             await client.responses.retrieve(gone.id)
+
+
+@pytest.mark.parametrize("graceful_s", [0, 2])
+async def test_what_is_not_kept_does_not_outlive_its_server(store: str, graceful_s: int) -> None:
+    """Where a server stops under a response that is not to be stored, no other goes on with it: neither where it lets
+    its requests end (it answers 503), nor where it breaks them off."""
+    app = create_app(agents(), store=store, drain_s=0)
+    async with serving(app, timeout_graceful_shutdown=graceful_s) as url:
+        client = client_of(url)
+        asking = asyncio.create_task(client.responses.create(model="Slow", input="hi", store=False))
+        async with Client(url) as http:
+            await newest(http, "running")
+        if graceful_s:
+            await service_of(app).stop()
+    (found,) = await asyncio.gather(asking, return_exceptions=True)
+    assert isinstance(found, APIError)
+    await client.close()
+    kept = open_store(store)
+    await kept.open()
+    assert await kept.list_runs() == []
+    await kept.aclose()
 
 
 @pytest.mark.parametrize("streamed", [True, False])

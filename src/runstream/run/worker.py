@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -33,6 +34,8 @@ _PAUSE_S = 1.0
 _SUSPECT = 3
 # Runs that wait for people take no room, but a little memory and a lease: so many for each run that may work.
 _IDLE_PER_SLOT = 64
+# Of runs that were left to other workers.
+_REMEMBERED = 1000
 
 
 class Worker:
@@ -77,7 +80,8 @@ class Worker:
         self._idle: set[str] = set()
         """Runs that do nothing but wait for a person."""
         self._freed = asyncio.Event()
-        self._left_to_others: set[str] = set()
+        self._left_to_others: OrderedDict[str, None] = OrderedDict()
+        """Runs that were given back, which is told once each: the newest of them."""
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._drain_s = 0.0
@@ -221,10 +225,13 @@ class Worker:
             return  # what was not submitted is given out by its lease alone
         await self._give_back(host, claim)
         if run_id in self._left_to_others:
+            self._left_to_others.move_to_end(run_id)
             await self._config.clock.sleep(_PAUSE_S)  # nobody else has taken it yet
-        else:
-            self._left_to_others.add(run_id)
-            _logger.warning("%s; left to other workers", error)
+            return
+        self._left_to_others[run_id] = None
+        if len(self._left_to_others) > _REMEMBERED:
+            self._left_to_others.popitem(last=False)
+        _logger.warning("%s; left to other workers", error)
 
     async def _begin(self, host: StoreHost, claim: Claim, *, is_new: bool = False) -> None:
         run_id = claim.run.run_id

@@ -439,9 +439,16 @@ class _ForItsClient:
         self._is_kept = is_kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Where the server stops, the run is handed on: that comes as a cancellation, and ends here.
+        # Where the server stops, the run is handed on: that may come as a cancellation, and ends here.
         try:
             await self._answer(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._is_kept:
+                self._service.unkept.add(self._reader.run_id)
+            raise
+        except Refused:
+            await self._end(is_failed=False)
+            raise
         except AgentsException as error:
             await self._end(is_failed=True)
             refused = refusal_of(error)

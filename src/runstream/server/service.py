@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runstream.agent.agent import Agent
-from runstream.errors import UserError
+from runstream.errors import StoreError, UserError
 from runstream.log.base import Store
 from runstream.run.claimed import SessionFactory
 from runstream.run.config import RunConfig
@@ -107,6 +107,8 @@ class Service:
         self.trusts_input = trusts_input
         self.error_shapes: dict[str, ErrorShape] = {}
         """By the beginning of a path: the form of errors there, where it is not the server's own."""
+        self.unkept: set[str] = set()
+        """Runs that are not to be kept, whose requests have been broken off by a server that stops."""
         self._heartbeat_s = heartbeat_s
         self._drain_s = drain_s
         self.carrier = Carrier(
@@ -196,6 +198,16 @@ class Service:
             _logger.info("stopping: %d runs may take %g s to end", count, self._drain_s)
         self.carrier.begin_stop(self._drain_s)
         await self.carrier.wait_stopped()
+        await self._remove_unkept()
         self.metrics.end()
         if not starting.cancelled() and starting.exception() is None:
             self.hub.close()
+
+    async def _remove_unkept(self) -> None:
+        """Nobody can ask for them: whoever they were handed on to would work for nothing."""
+        while self.unkept:
+            run_id = self.unkept.pop()
+            try:
+                await self.carrier.store.delete(run_id)
+            except StoreError as error:
+                _logger.warning("%s was not to be kept, and cannot be removed: %s", run_id, error)

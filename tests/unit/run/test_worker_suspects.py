@@ -10,7 +10,9 @@ import pytest
 from runstream import Agent, RunConfig, Runner, UserError, Worker
 from runstream.log.base import NewRun
 from runstream.log.memory_store import MemoryStore
-from runstream.run.claimed import Job
+from runstream.run import worker as worker_module
+from runstream.run.claimed import AgentMissing, Job
+from runstream.run.host import opened
 from runstream.run.warm import warm_up
 from runstream.testing import FakeClock, HandoffTo, ScriptedModel, Turn
 
@@ -66,6 +68,29 @@ async def test_a_cursor_of_a_run_without_a_store_is_refused() -> None:
     seqs = [event.seq async for event in attached.events()]
     assert seqs[0] == 4
     assert attached.cursor(3) == stored.cursor(3)
+
+
+async def test_so_many_runs_that_were_left_are_remembered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That a run is left to others is told once, unless so many have been left since that it is forgotten."""
+    monkeypatch.setattr(worker_module, "_REMEMBERED", 2)
+    clock = FakeClock()
+    store = MemoryStore("memory://", clock=clock)
+    await store.open()
+    host = await opened(store, clock)
+    worker = Worker([Agent(name="Desk")], store=store, run_config=RunConfig(clock=clock), name="worker")
+    told: list[str] = []
+    for run_id in ("a", "b", "a", "c", "a", "b"):
+        caplog.clear()
+        await store.create(NewRun(run_id, "Desk", job=Job("hi").encode()))
+        claim = await store.claim(run_id, "worker", 5.0)
+        assert claim is not None
+        await worker._leave_to_others(host, claim, AgentMissing(run_id, "New"))
+        told += [run_id] if caplog.messages else []
+        await store.delete(run_id)
+    assert told == ["a", "b", "c", "b"]
+    await store.aclose()
 
 
 async def test_a_run_at_an_agent_that_is_not_here_is_left_to_who_has_it() -> None:

@@ -211,10 +211,10 @@ class Tail(Protocol):
 class AppendsNow(Protocol):
     """What a store may have as well, so that a small flush costs neither a task nor a thread's wake-up."""
 
-    def append_now(self, appends: Sequence[Append]) -> bool:
-        """As `Store.append`, before it returns, where that takes a moment only and every part is written.
+    def append_now(self, appends: Sequence[Append]) -> Sequence[Refusal | None] | None:
+        """As `Store.append`, before it returns, where that takes a moment only.
 
-        False: nothing was written, and `append` is to be called, which also says what is wrong. Never raises.
+        None: nothing was written, and `append` is to be called, which also says what is wrong. Never raises.
         """
         ...
 

@@ -178,16 +178,23 @@ class SQLiteStore:
         self._check()
         return self._reader
 
-    def _write(self, step: Callable[[Ledger], T]) -> asyncio.Future[T]:
+    def _writing(self) -> Writer:
         if self._writer is None:
             raise StoreError(f"the store {self.url} is not open")
         self._check()
-        return self._writer.call(step)
+        return self._writer
+
+    def _write(self, step: Callable[[Ledger], T]) -> asyncio.Future[T]:
+        return self._writing().call(step)
 
     # Runs and who works on them.
 
     async def create(self, run: NewRun, *, worker: str | None = None, lease_s: float = 0.0) -> int:
-        return await self._write(lambda ledger: ledger.create(run, worker, lease_s))
+        def step(ledger: Ledger) -> int:
+            return ledger.create(run, worker, lease_s)
+
+        done = self._writing().do_now(step)
+        return done.value if done is not None else await self._write(step)
 
     async def find(self, run_id: str) -> RunRecord:
         return await self._reading().call(lambda reading: reading.record(run_id))
@@ -245,7 +252,7 @@ class SQLiteStore:
             self._check_process()
             if self._heart is None:
                 self._heart = self._file.connect(cache_bytes=_HEART_CACHE_BYTES)
-                self._heart.execute("PRAGMA wal_autocheckpoint = 0")  # the writer's business
+                self._heart.execute("PRAGMA wal_autocheckpoint = 0")  # the upkeep's business
             heart = self._heart
             try:
                 heart.execute("BEGIN IMMEDIATE")
@@ -266,14 +273,11 @@ class SQLiteStore:
     async def append(self, appends: Sequence[Append]) -> Sequence[Refusal | None]:
         return await self._write(Flush(appends))
 
-    def append_now(self, appends: Sequence[Append]) -> bool:
+    def append_now(self, appends: Sequence[Append]) -> Sequence[Refusal | None] | None:
         """Implements `AppendsNow`."""
-        return (
-            self._writer is not None
-            and not self._writer.ended
-            and self._process == os.getpid()
-            and self._writer.append_now(appends)
-        )
+        if self._writer is None or self._writer.ended or self._process != os.getpid():
+            return None
+        return self._writer.append_now(appends)
 
     async def read(self, run_id: str, after: int, *, max_bytes: int = 1_000_000) -> Page:
         return await self._reading().call(lambda reading: reading.page(reading.find(run_id), after, max_bytes))

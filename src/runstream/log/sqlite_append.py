@@ -5,32 +5,29 @@ and where its log ends is known from memory. That memory is true as long as nobo
 a run away from the store object that appends to it (`runs.appender`) counts up `state.takeovers`, which each
 transaction looks at first. Has it moved, the rows of the runs concerned are read again.
 
-Compaction moves the oldest journal rows, of whatever process, into `segments`, each run's own together; a journal id
-is never used again (`state.floor`).
+Compaction (`sqlite_compaction`) moves the oldest journal rows, of whatever process, into `segments`, each run's own
+together; a journal id is never used again (`state.floor`).
+
+Several ledgers may write by connections of their own to the same file: they share what is `Known`, and whoever holds
+that uses it alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from runstream.log.base import Append, Refusal, Segment, StoredStatus
 from runstream.log.cursor import epoch_of
-from runstream.log.sqlite_journal import encode_journal, encode_stretch, row_key, split_journal
+from runstream.log.sqlite_compaction import Gathered, gather
+from runstream.log.sqlite_journal import encode_journal
 from runstream.log.sqlite_runs import RunRow, Times, epochs_of, select_runs
 
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Held", "LogLedger"]
+__all__ = ["Held", "Known", "LogLedger"]
 
-Execute: TypeAlias = "Callable[[str, tuple[Any, ...]], sqlite3.Cursor]"
-
-# A transaction of compaction takes about so many bytes: a flush never waits long for one, nor does anybody for the
-# interpreter, and little memory is needed for it.
-_COMPACTION_BYTES = 1_000_000
-# Stretches are about so long: less is read in vain by a reader whose cursor is in the middle.
-_STRETCH_BYTES = 64_000
 # The states of a log that goes on; every other one is its end.
 _OPEN = frozenset({"queued", "running", "waiting"})
 
@@ -62,38 +59,45 @@ class Held:
         return "gap" if self.held else "fenced"
 
 
-class Stretch:
-    """Segments of one run and epoch that follow one another in the journal."""
+class Known:
+    """What a store object knows of the file without looking: true as long as `takeovers` is."""
 
-    __slots__ = ("at", "first_seq", "parts")
+    __slots__ = ("doubted", "garbage", "journal_bytes", "runs", "takeovers")
 
-    def __init__(self, first_seq: int) -> None:
-        self.first_seq = first_seq
-        self.parts: list[tuple[int, bytes]] = []
-        self.at = 0.0
-
-
-class LogLedger:
-    """`begin`, any number of steps, then `commit` or `rollback`."""
-
-    def __init__(self, connection: sqlite3.Connection, *, name: str, url: str, times: Times) -> None:
-        self._connection = connection
-        self._execute = connection.execute
-        self._name = name
-        self._url = url
-        self._times = times
-        self._runs: dict[str, Held] = {}
-        # Runs whose rows have to be looked at before what is known of them counts again.
-        self._doubted: dict[str, Held] = {}
-        self._known_takeovers = -1
-        self._state: dict[str, int] = {}
-        self._changed: set[str] = set()
+    def __init__(self) -> None:
+        self.runs: dict[str, Held] = {}
+        self.doubted: dict[str, Held] = {}
+        """Runs whose rows have to be looked at before what is known of them counts again."""
+        self.takeovers = -1
         self.journal_bytes: int = 0
         """About how much there is to compact: what this object has written to the journal since the last time."""
         self.garbage = True
         """Whether there may be deleted runs whose segments are still there."""
 
+    def forget(self) -> None:
+        """What is known of runs may not be true any more: the rows know better. Called outside a transaction."""
+        self.runs.clear()
+        self.doubted.clear()
+
+
+class LogLedger:
+    """`begin`, any number of steps, then `commit` or `rollback`."""
+
+    def __init__(self, connection: sqlite3.Connection, known: Known, *, name: str, url: str, times: Times) -> None:
+        self._connection = connection
+        self._execute = connection.execute
+        self._known = known
+        self._name = name
+        self._url = url
+        self._times = times
+        self._state: dict[str, int] = {}
+        self._changed: set[str] = set()
+
     # Transactions.
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.in_transaction
 
     def begin(self) -> None:
         self._execute("BEGIN IMMEDIATE")
@@ -101,9 +105,10 @@ class LogLedger:
         names = ("runs", "floor", "takeovers", "removals", "commands", "queued", "served")
         self._state = dict(zip(names, row, strict=True))
         self._changed.clear()
-        if self._state["takeovers"] != self._known_takeovers:
-            self._doubted.update(self._runs)
-            self._runs.clear()
+        known = self._known
+        if self._state["takeovers"] != known.takeovers:
+            known.doubted.update(known.runs)
+            known.runs.clear()
 
     def commit(self) -> Collection[str]:
         """Returns the names of the counters that moved."""
@@ -113,19 +118,14 @@ class LogLedger:
                 f"UPDATE state SET {', '.join(f'{name} = ?' for name in names)}", [self._state[name] for name in names]
             )
         self._execute("COMMIT")
-        self._known_takeovers = self._state["takeovers"]
+        self._known.takeovers = self._state["takeovers"]
         return self._changed
 
     def rollback(self) -> None:
         """Also after a failed commit. Forgets everything."""
-        self.forget()
+        self._known.forget()
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
-
-    def forget(self) -> None:
-        """What is known of runs may not be true any more: the rows know better. Called outside a transaction."""
-        self._runs.clear()
-        self._doubted.clear()
 
     def _count(self, name: str) -> int:
         self._state[name] += 1
@@ -134,14 +134,13 @@ class LogLedger:
 
     # The log.
 
-    def append_at_once(self, appends: Sequence[Append], execute: Execute | None = None) -> bool:
+    def append_at_once(self, appends: Sequence[Append]) -> bool:
         """The whole transaction in one statement, for flushes that only go on with runs that are ours: most of all.
 
-        Called outside a transaction; by way of another connection where that is given. False: nothing was done; take
-        `append`.
+        Called outside a transaction. False: nothing was done; take `append`.
         """
         entries: list[tuple[int, Segment, int, bool]] = []
-        known = self._runs
+        known = self._known.runs
         advanced: list[tuple[Held, int]] = []
         for append in appends:
             held, segment = known.get(append.run_id), append.segment
@@ -157,14 +156,14 @@ class LogLedger:
             entries.append((held.number, segment, held.epoch, False))
             advanced.append((held, segment.last_seq))
         body = encode_journal(self._times.wall(), entries)
-        done = (execute or self._execute)(
+        done = self._execute(
             "INSERT INTO journal (id, body) SELECT max(coalesce((SELECT max(id) FROM journal), 0), floor) + 1, ? "
             "FROM state WHERE takeovers = ?",
-            (body, self._known_takeovers),
+            (body, self._known.takeovers),
         ).rowcount
         if not done:
             return False
-        self.journal_bytes += len(body)
+        self._known.journal_bytes += len(body)
         for held, last_seq in advanced:
             held.last_seq = last_seq
         return True
@@ -173,7 +172,7 @@ class LogLedger:
         answers: list[Refusal | None] = []
         entries: list[tuple[int, Segment, int, bool]] = []
         changes: list[tuple[Held, Append]] = []
-        known = self._runs
+        known = self._known.runs
         for append in appends:
             segment, status = append.segment, append.status
             held = known.get(append.run_id)
@@ -202,7 +201,7 @@ class LogLedger:
                 "INSERT INTO journal (id, body) VALUES (max(coalesce((SELECT max(id) FROM journal), 0), ?) + 1, ?)",
                 (self._state["floor"], body),
             )
-            self.journal_bytes += len(body)
+            self._known.journal_bytes += len(body)
             for held, append in changes:
                 self._set_status(held, append.run_id, append.status, now)
         return answers
@@ -212,7 +211,7 @@ class LogLedger:
             self._execute("UPDATE runs SET status = ?, updated_at = ? WHERE number = ?", (status, now, held.number))
             return
         held.ended = True
-        self._runs.pop(run_id, None)
+        self._known.runs.pop(run_id, None)
         self._execute(
             "UPDATE runs SET status = ?, updated_at = ?, ended_at = ?, last_seq = ?, lease_until = NULL, "
             "appender = NULL WHERE number = ?",
@@ -223,21 +222,21 @@ class LogLedger:
         """What is known of a run that this object has not appended to yet; None if there is none."""
         row = self._find(append.run_id)
         if row is None:
-            self._doubted.pop(append.run_id, None)
+            self._known.doubted.pop(append.run_id, None)
             return None
         held = Held(row, self._last_seq(row))
         if append.epoch == row.epoch and held.held:
             if row.appender != self._name:
                 self._execute("UPDATE runs SET appender = ? WHERE number = ?", (self._name, row.number))
                 self._tell_appender(row)
-            self._runs[row.run_id] = held
+            self._known.runs[row.run_id] = held
         return held
 
     def _last_seq(self, row: RunRow) -> int:
         """The true one. The row and what this object remembers of it must be of this transaction."""
         if not row.epoch or row.ended_at is not None:
             return row.last_seq
-        known = self._runs.get(row.run_id) or self._doubted.pop(row.run_id, None)
+        known = self._known.runs.get(row.run_id) or self._known.doubted.pop(row.run_id, None)
         if known is not None and known.number == row.number and row.appender == self._name:
             return known.last_seq
         while self.compact():
@@ -258,58 +257,21 @@ class LogLedger:
 
         Returns whether there are more.
         """
-        newest = None
-        if keep_rows:
-            found = self._execute("SELECT id FROM journal ORDER BY id DESC LIMIT 1 OFFSET ?", (keep_rows,)).fetchone()
-            if found is None:
-                return False
-            newest = found[0]
-        last, size, more = None, 0, False
-        # By run and epoch: the seq before the first one, and the parts.
-        stretches: dict[tuple[int, int], Stretch] = {}
-        for identifier, body in self._execute("SELECT id, body FROM journal ORDER BY id"):
-            if newest is not None and identifier > newest:
-                break
-            if size >= _COMPACTION_BYTES:
-                more = True
-                break
-            last = identifier
-            size += len(body)
-            at, parts = split_journal(body)
-            for run, first_seq, epoch, seqs, part, _ in parts:
-                stretch = stretches.get((run, epoch))
-                if stretch is None:
-                    stretches[run, epoch] = stretch = Stretch(first_seq)
-                stretch.parts.append((seqs, part))
-                stretch.at = at
-        if last is None:
-            self.journal_bytes = 0
+        gathered = gather(self._connection, keep_rows)
+        if gathered is None:
+            if not keep_rows:
+                self._known.journal_bytes = 0
             return False
-        for run, epoch in sorted(stretches):
-            self._store(run, epoch, stretches[run, epoch])
-        self._execute("DELETE FROM journal WHERE id <= ?", (last,))
-        self._state["floor"] = last
-        self._changed.add("floor")
-        self.journal_bytes = size if more else 1 if newest else 0
-        return more
+        return self.move(gathered)
 
-    def _store(self, run: int, epoch: int, stretch: Stretch) -> None:
-        last_seq = stretch.first_seq - 1 + sum(seqs for seqs, _ in stretch.parts)
-        there = self._execute(
-            "UPDATE runs SET last_seq = max(last_seq, ?), updated_at = max(updated_at, ?) WHERE number = ?",
-            (last_seq, stretch.at, run),
-        ).rowcount
-        if not there:
-            return  # it was deleted
-        first_seq = stretch.first_seq
-        seqs, size, start = 0, 0, 0
-        for end, (count, body) in enumerate(stretch.parts, 1):
-            seqs += count
-            size += len(body)
-            if size >= _STRETCH_BYTES or end == len(stretch.parts):
-                self._execute(
-                    "INSERT INTO segments (key, first_seq, epoch, body) VALUES (?, ?, ?, ?)",
-                    (row_key(run, first_seq + seqs - 1), first_seq, epoch, encode_stretch(stretch.parts[start:end])),
-                )
-                first_seq += seqs
-                seqs, size, start = 0, 0, end
+    def move(self, gathered: Gathered) -> bool:
+        """Move what was gathered, also before this transaction began. Returns whether there are more rows."""
+        if gathered.floor != self._state["floor"]:
+            return True  # somebody else has moved them
+        gathered.move(self._connection)
+        self._state["floor"] = gathered.last
+        self._changed.add("floor")
+        known, size = self._known, gathered.size_bytes
+        left = known.journal_bytes - size
+        known.journal_bytes = max(left, size) if gathered.more else max(left, 1 if gathered.kept else 0)
+        return gathered.more

@@ -15,7 +15,7 @@ from runstream.errors import StoreError, StoreUnavailable
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["StoreFile", "Synchronous", "is_busy", "resets_safely"]
+__all__ = ["StoreFile", "Synchronous", "is_busy"]
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
 
@@ -89,12 +89,6 @@ _connections: dict[str, tuple[int, int]] = {}
 _connections_lock = threading.Lock()
 
 _DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT"}
-
-
-def resets_safely(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite is free of the WAL-reset bug (https://sqlite.org/wal.html#walresetbug): a commit that begins
-    the write-ahead log anew while another connection writes it back could, very rarely, damage the file."""
-    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
 def is_busy(error: sqlite3.Error) -> bool:

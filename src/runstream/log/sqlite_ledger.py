@@ -26,7 +26,7 @@ _DELETED_RUNS = 100
 
 
 class Ledger(LogLedger):
-    """Owned by the writer's thread."""
+    """What is asked of a store beside its logs; used by one thread at a time."""
 
     # Who works on a run.
 
@@ -55,7 +55,7 @@ class Ledger(LogLedger):
         if not epoch:
             self._count("queued")
         else:
-            self._runs[run.run_id] = Held(select_runs(self._connection, "number = ?", (number,))[0], 0)
+            self._known.runs[run.run_id] = Held(select_runs(self._connection, "number = ?", (number,))[0], 0)
         return epoch
 
     def _is_repeated(self, row: RunRow, run: NewRun, worker: str | None) -> bool:
@@ -107,7 +107,7 @@ class Ledger(LogLedger):
                 row.deliveries, now, self._name, row.number,
             ),
         )  # fmt: skip
-        self._runs[row.run_id] = Held(row, last_seq)
+        self._known.runs[row.run_id] = Held(row, last_seq)
         return Claim(record_of(row, last_seq, now, self._job(row.number)), epoch)
 
     def release(self, run_id: str, epoch: int) -> bool:
@@ -115,8 +115,8 @@ class Ledger(LogLedger):
         if row is None or row.epoch != epoch or row.lease_until is None:
             return False
         self._tell_appender(row)
-        self._runs.pop(run_id, None)
-        self._doubted.pop(run_id, None)
+        self._known.runs.pop(run_id, None)
+        self._known.doubted.pop(run_id, None)
         self._execute(
             "UPDATE runs SET status = CASE status WHEN 'waiting' THEN status ELSE 'queued' END, lease_until = NULL, "
             "deliveries = max(deliveries - 1, 0), updated_at = ?, appender = NULL WHERE number = ?",
@@ -215,21 +215,21 @@ class Ledger(LogLedger):
     def _delete(self, row: RunRow) -> None:
         """The run is gone at once; what it has written goes bit by bit, after a crash too."""
         self._tell_appender(row)
-        self._runs.pop(row.run_id, None)
-        self._doubted.pop(row.run_id, None)
+        self._known.runs.pop(row.run_id, None)
+        self._known.doubted.pop(row.run_id, None)
         self._execute("DELETE FROM runs WHERE number = ?", (row.number,))
         self._execute("DELETE FROM jobs WHERE run = ?", (row.number,))
         self._execute("DELETE FROM commands WHERE run = ?", (row.number,))
         self._execute("INSERT INTO garbage (run) VALUES (?)", (row.number,))
         self._count("removals")
-        self.garbage = True
-        self.journal_bytes += 1  # its rows in the journal go with the next compaction
+        self._known.garbage = True
+        self._known.journal_bytes += 1  # its rows in the journal go with the next compaction
 
     def collect(self) -> None:
         """Remove a part of what deleted runs have written."""
         found = self._execute("SELECT run FROM garbage LIMIT 1").fetchone()
         if found is None:
-            self.garbage = False
+            self._known.garbage = False
             return
         low, high = row_key(found[0], 0), row_key(found[0] + 1, 0)
         removed = self._execute(

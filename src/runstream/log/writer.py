@@ -135,12 +135,13 @@ class StoreWriter:
         runs, appends = self._collect()
         if not appends:
             return
-        if self._append_now(appends):
+        refusals = self._append_now(appends)
+        if refusals is not None and not any(refusals):
             for run in runs:
                 run.answered(None)
         else:
             self._in_hand = runs
-            self._write_later(self._write(runs, appends))
+            self._write_later(self._write(runs, appends, refusals))
 
     def _write_later(self, writing: Coroutine[Any, Any, None]) -> None:
         self._flushing = self._loop.create_task(writing, name="runstream store writer")
@@ -190,11 +191,18 @@ class StoreWriter:
             else:
                 self._start_later()
 
-    async def _write(self, runs: Sequence[RunWriter], appends: Sequence[Append]) -> None:
+    async def _write(
+        self,
+        runs: Sequence[RunWriter],
+        appends: Sequence[Append],
+        answers: Sequence[Refusal | None] | None = None,
+    ) -> None:
+        """`answers`: those of the store, where it has given them already."""
         pause_s = _FIRST_PAUSE_S
         while runs:
             try:
-                refusals = await self.store.append(appends)
+                refusals = await self.store.append(appends) if answers is None else answers
+                answers = None
             except StoreError as error:
                 if not error.retryable and len(runs) > 1:
                     # It may be the fault of one of them.

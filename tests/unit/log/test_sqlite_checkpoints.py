@@ -1,8 +1,10 @@
-"""log/sqlite_writer: how the write-ahead log is written back where SQLite has the WAL-reset bug."""
+"""log/sqlite_upkeep: how the write-ahead log is written back to the file."""
 
 from __future__ import annotations
 
 import sqlite3
+import threading
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -10,83 +12,108 @@ import pytest
 
 from runstream.log.base import Append, NewRun, Segment
 from runstream.log.sqlite import SQLiteStore
-from runstream.log.sqlite_file import resets_safely
+from runstream.log.sqlite_append import Known
+from runstream.log.sqlite_file import StoreFile
+from runstream.log.sqlite_ledger import Ledger
+from runstream.log.sqlite_runs import Times
+from runstream.log.sqlite_upkeep import Upkeep
 
 
-@pytest.mark.parametrize(
-    ("version", "safe"),
-    [
-        ((3, 40, 1), False),
-        ((3, 44, 5), False),
-        ((3, 44, 6), True),
-        ((3, 45, 0), False),
-        ((3, 50, 6), False),
-        ((3, 50, 7), True),
-        ((3, 51, 2), False),
-        ((3, 51, 3), True),
-        ((3, 53, 0), True),
-    ],
-)
-def test_which_versions_are_safe(version: tuple[int, ...], safe: bool) -> None:
-    """Those that the bug's page names as mended."""
-    assert resets_safely(version) is safe
+def salt_of(path: Path) -> bytes:
+    """What changes when the write-ahead log is begun anew."""
+    return Path(f"{path}-wal").read_bytes()[16:24]
 
 
 class Checkpointer:
-    """Tries to write from elsewhere while the log is written back."""
+    """Writes from elsewhere before and after the log is written back, while its caller still holds the file."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection, self._path = connection, path
-        self.refusals: list[str] = []
+        self._connection, self.path = connection, path
+        self.others: list[str] = []
+        """What became of the others' commits: by twos, before and after."""
+        self.salts: list[bytes] = []
+        """After each of them."""
         self.written_back: list[tuple[int, int, int]] = []
+        """Busy, pages in the log, pages of them in the file."""
 
     def execute(self, statement: str) -> Any:
-        other = sqlite3.connect(self._path, timeout=0.0, isolation_level=None)
-        with pytest.raises(sqlite3.OperationalError) as refused:
-            other.execute("BEGIN IMMEDIATE")
-        self.refusals.append(refused.value.sqlite_errorname)
-        other.close()
-        cursor = self._connection.execute(statement)
-        (row,) = cursor.fetchall()
+        self._commit()
+        (row,) = self._connection.execute(statement).fetchall()
+        self._commit()
         self.written_back.append(row)
         return self._connection.execute("SELECT 1")
+
+    def _commit(self) -> None:
+        other = sqlite3.connect(self.path, timeout=0.0, isolation_level=None)
+        other.execute("PRAGMA wal_autocheckpoint = 0")
+        try:
+            other.execute("INSERT INTO queues (name, served) VALUES (hex(randomblob(8)), 0)")
+        except sqlite3.OperationalError as refused:
+            self.others.append(refused.sqlite_errorname)
+        else:
+            self.others.append("committed")
+        self.salts.append(salt_of(self.path))
+        other.close()
 
     def close(self) -> None:
         self._connection.close()
 
 
-async def test_nobody_commits_while_the_log_is_written_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it is, by one that holds the file meanwhile; nothing does so by itself after a commit."""
-    monkeypatch.setattr("runstream.log.sqlite_writer.resets_safely", lambda version: False)
-    monkeypatch.setattr("runstream.log.sqlite_writer._CHECKPOINT_BYTES", 1)
-    path = tmp_path / "runs.db"
-    store = SQLiteStore(path)
-    await store.open()
-    writer = store._writer
-    assert writer is not None
-    assert writer._checkpointer is not None
-    checkpointer: Any = Checkpointer(writer._checkpointer, path)
-    writer._checkpointer = checkpointer
-    epoch = await store.create(NewRun("run", "Desk"), worker="w1", lease_s=5.0)
-    assert writer._connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
-    for seq in (1, 2):
-        assert await store.append([Append("run", epoch, Segment(seq, seq, b"x" * 100_000))]) == [None]
-        for _ in range(3):  # it may find other things to do first
-            writer._look_around(True)
-    assert set(checkpointer.refusals) == {"SQLITE_BUSY"}
-    assert len(checkpointer.written_back) >= 2
-    assert all(busy == 0 and log == done > 0 for busy, log, done in checkpointer.written_back)
-    assert [segment.first_seq for segment in (await store.read("run", 0)).segments] == [1, 2]
-    await store.aclose()
+@pytest.fixture
+def watched(tmp_path: Path) -> Generator[tuple[Upkeep, Checkpointer]]:
+    """The upkeep of a file that nobody else has open."""
+    file = StoreFile(str(tmp_path / "runs.db"), "NORMAL", 5.0)
+    connection, known, times = file.connect(), Known(), Times(lambda: 1.0, lambda: 1.0)
+    ledger = Ledger(connection, known, name="w", url="sqlite:", times=times)
+    upkeep: Any = Upkeep(file, connection, ledger, known, threading.Lock(), times)
+    upkeep._checkpointer = checkpointer = Checkpointer(upkeep._checkpointer, tmp_path / "runs.db")
+    yield upkeep, checkpointer
+    upkeep.close()
+    file.close(connection)
+    with sqlite3.connect(tmp_path / "runs.db") as after:
+        assert after.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    after.close()
 
 
-async def test_a_sqlite_without_the_bug_does_it_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then other processes may write meanwhile."""
-    monkeypatch.setattr("runstream.log.sqlite_writer.resets_safely", lambda version: True)
+def test_others_commit_while_most_of_the_log_is_written_back(watched: tuple[Any, Checkpointer]) -> None:
+    """Then the rest is, by one that holds the file: in the end all of it was."""
+    upkeep, checkpointer = watched
+    upkeep._checkpoint()
+    whole, rest = checkpointer.written_back
+    assert checkpointer.others == ["committed", "committed", "SQLITE_BUSY", "SQLITE_BUSY"]
+    assert whole[0] == 0 < whole[2]
+    assert rest[0] == 0 < rest[1] == rest[2]
+
+
+def test_the_log_is_not_begun_anew_while_it_is_written_back(watched: tuple[Any, Checkpointer]) -> None:
+    """Also where all of it is in the file already, so that the next commit elsewhere begins it anew: then nothing is
+    written back meanwhile. SQLite before 3.51.3 could damage the file else (the WAL-reset bug)."""
+    upkeep, checkpointer = watched
+    begun_anew = 0
+    for _ in range(8):
+        checkpointer.salts.clear()
+        checkpointer.written_back.clear()
+        before = salt_of(checkpointer.path)
+        upkeep._checkpoint()
+        (_, _, whole), (_, pages, rest) = checkpointer.written_back
+        if before != checkpointer.salts[0]:
+            begun_anew += 1
+            assert whole == 0
+        assert checkpointer.salts[0] == checkpointer.salts[1]
+        assert pages == rest > 0
+    assert begun_anew > 1
+
+
+async def test_nobody_writes_back_after_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for the disk, in whatever thread the commit was; the upkeep does it when enough was written."""
+    monkeypatch.setattr("runstream.log.sqlite_upkeep._CHECKPOINT_BYTES", 1)
     store = SQLiteStore(tmp_path / "runs.db")
     await store.open()
-    writer = store._writer
-    assert writer is not None
-    assert writer._checkpointer is None
-    assert writer._connection.execute("PRAGMA wal_autocheckpoint").fetchone()[0] > 0
+    writer: Any = store._writer
+    for connection in (writer._connection, writer._quick_connection, writer._upkeep._checkpointer):
+        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+    epoch = await store.create(NewRun("run", "Desk"), worker="w1", lease_s=5.0)
+    for seq in (1, 2):
+        assert await store.append([Append("run", epoch, Segment(seq, seq, b"x" * 100_000))]) == [None]
+    assert [segment.first_seq for segment in (await store.read("run", 0)).segments] == [1, 2]
     await store.aclose()

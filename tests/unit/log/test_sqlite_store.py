@@ -143,7 +143,7 @@ async def test_rows_of_a_dead_process_are_compacted_by_others(tmp_path: Path) ->
     """What a store left in the journal moves on when another one is opened."""
     async with opened(tmp_path) as store:
         await begin(store, events=3)
-        store._writer._ledger.journal_bytes = 0  # it does not get to compact them when it is closed
+        store._writer._known.journal_bytes = 0  # it does not get to compact them when it is closed
     connection = sqlite3.connect(tmp_path / "runs.db")
     assert connection.execute("SELECT count(*) FROM journal").fetchone() == (3,)
     async with opened(tmp_path) as store:

@@ -1,0 +1,163 @@
+"""What the SQLite store's writer does between calls: compaction of the journal, deletion bit by bit, checkpoints.
+
+In the writer's thread. Flushes of the event loop's thread go on meanwhile, but for the moments in which something is
+really moved: what takes long (to read and regroup the journal, to write pages back to the file and wait for the disk)
+is done without the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from runstream.errors import StoreError
+from runstream.log.sqlite_append import Known
+from runstream.log.sqlite_compaction import gather
+from runstream.log.sqlite_file import StoreFile
+from runstream.log.sqlite_ledger import Ledger
+from runstream.log.sqlite_runs import Times
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["COMPACT_BYTES", "Upkeep"]
+
+_log = logging.getLogger("runstream.log")
+
+# The journal is compacted when it is so old or so long.
+_COMPACT_S = 5.0
+COMPACT_BYTES = 1_000_000
+# While there is work, the newest rows stay: followers that poll find them there, and need not read pages.
+_KEEP_ROWS = 16
+# The write-ahead log is written back to the file after so much time, or so many bytes of the journal.
+_CHECKPOINT_S, _CHECKPOINT_BYTES = 10.0, 8_000_000
+
+
+class Upkeep:
+    """Shares the writer's connection and ledger, and its lock: whoever holds `at_work` may change what is `Known`."""
+
+    def __init__(
+        self,
+        file: StoreFile,
+        connection: sqlite3.Connection,
+        ledger: Ledger,
+        known: Known,
+        at_work: threading.Lock,
+        times: Times,
+    ) -> None:
+        self._file = file
+        self._connection = connection
+        self._ledger = ledger
+        self._known = known
+        self._at_work = at_work
+        self._times = times
+        self._checkpointer = file.connect()
+        self._checkpointer.execute("PRAGMA wal_autocheckpoint = 0")
+        self._failing = False
+        self._compacted_at = self._checkpointed_at = times.monotonic()
+        self._not_checkpointed = 0
+
+    def look(self, idle: bool) -> None:
+        """Do what is due; `idle`: nobody has written anything for a while."""
+        known = self._known
+        if known.garbage:
+            idle = False  # it was waited for a moment only
+            self._keep_house(self._ledger.collect)
+        if not known.journal_bytes:
+            self._compacted_at = self._times.monotonic()
+        elif (
+            idle
+            or self._times.monotonic() - self._compacted_at >= _COMPACT_S
+            or (known.journal_bytes >= COMPACT_BYTES and not self._failing)
+        ):
+            self._not_checkpointed += known.journal_bytes
+            self._compact(0 if idle else _KEEP_ROWS)
+            self._compacted_at = self._times.monotonic()
+        if (
+            self._not_checkpointed >= _CHECKPOINT_BYTES
+            or self._times.monotonic() - self._checkpointed_at >= _CHECKPOINT_S
+        ):
+            self._checkpoint()
+
+    def close(self) -> None:
+        """Move what is left of the journal."""
+        while self._known.journal_bytes and self._compact(0):
+            pass
+        self._file.close(self._checkpointer)
+
+    def _compact(self, keep_rows: int) -> bool:
+        """Returns whether there is more to be done."""
+        import sqlite3
+
+        try:
+            gathered = gather(self._connection, keep_rows)
+        except (sqlite3.Error, StoreError) as error:
+            self._failed(error)
+            return False
+        if gathered is None and keep_rows:
+            return False
+        if gathered is None:
+            # Under the lock: whoever has just written something has counted it then.
+            return self._keep_house(lambda: self._ledger.compact(keep_rows))
+        return self._keep_house(lambda: self._ledger.move(gathered))
+
+    def _keep_house(self, work: Callable[[], bool | None]) -> bool:
+        """In a transaction; what it returns, False where it fails."""
+        with self._at_work:
+            try:
+                self._ledger.begin()
+                result = work()
+                self._ledger.commit()
+            except Exception as error:
+                self._undo()
+                self._failed(error)
+                return False
+        self._failing = False
+        return bool(result)
+
+    def _undo(self) -> None:
+        import sqlite3
+
+        try:
+            self._ledger.rollback()
+        except sqlite3.Error as error:
+            _log.warning("%s: cannot undo a transaction: %s", self._file.path, error)
+
+    def _failed(self, error: Exception) -> None:
+        import sqlite3
+
+        self._known.garbage = False  # until the next deletion, or until the store is opened again
+        failure = self._file.explain(error) if isinstance(error, sqlite3.Error) else error
+        if not self._failing:
+            _log.warning("the store's upkeep failed, and is tried again every second: %s", failure)
+        self._failing = True
+
+    def _checkpoint(self) -> None:
+        """Write the write-ahead log back to the file: most of it while others go on, then the rest while nobody can.
+
+        Never while somebody can begin the log anew: before 3.51.3 SQLite could, very rarely, damage the file then
+        (https://sqlite.org/wal.html#walresetbug). The first part is kept from it by a transaction that reads: either
+        it reads from the log, which is then not begun anew, or from the file alone, which is then not written to.
+        """
+        import sqlite3
+
+        try:
+            self._connection.execute("BEGIN")
+            self._write_back("SELECT 1 FROM state")
+            with self._at_work:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._write_back(None)
+        except sqlite3.Error as error:
+            _log.debug("%s: the write-ahead log was not written back: %s", self._file.path, error)
+        self._checkpointed_at, self._not_checkpointed = self._times.monotonic(), 0
+
+    def _write_back(self, first: str | None) -> None:
+        """Inside a transaction, which it ends; by another connection, since none can do both."""
+        try:
+            if first is not None:
+                self._connection.execute(first).fetchone()
+            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        finally:
+            self._connection.execute("ROLLBACK")

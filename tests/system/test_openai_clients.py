@@ -27,7 +27,7 @@ from runstream import (
     function_tool,
 )
 from runstream.log.open_store import open_store
-from runstream.server import create_app, openai_routes
+from runstream.server import Limits, create_app, openai_routes
 from runstream.server.app import service_of
 from runstream.server.channel import Batch
 from runstream.server.protocols.chat_completions import ChatEncoding
@@ -290,9 +290,9 @@ async def test_completions(store: str) -> None:
         assert (broken.status, broken.error.code if broken.error else None) == ("failed", "server_error")
 
 
-async def test_a_completion_that_would_need_a_person(store: str) -> None:
+async def test_a_completion_that_would_need_a_person(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for the whole of it is told at once, and the run is stopped; a stream waits for whoever answers
-    elsewhere."""
+    elsewhere, for a while: then it says of which run, and that goes on waiting."""
     messages: list[Any] = [{"role": "user", "content": "pay"}]
     async with served(store) as (url, client), Client(url) as http:
         found: list[str] = []
@@ -307,6 +307,20 @@ async def test_a_completion_that_would_need_a_person(store: str) -> None:
             await client.chat.completions.create(model="Payer", messages=messages)
         assert refused.value.code == "approval_needed"
         await newest(http, "cancelled")
+    monkeypatch.setattr("runstream.server.hub._TICK_S", 0.01)
+    options: dict[str, Any] = {"heartbeat_s": 0.02, "limits": Limits(unanswered_s=0.05)}
+    async with served(store, **options) as (url, client), Client(url) as http:
+        async with await client.chat.completions.create(model="Payer", messages=messages, stream=True) as stream:
+            with pytest.raises(APIError, match=r"approve calls \(refund\)") as refused:
+                async for _ in stream:
+                    pass
+        run_id = await newest(http, "waiting")
+        assert refused.value.code == "approval_needed"
+        assert f"POST /runs/{run_id}/approvals" in refused.value.message
+        view = (await http.json("GET", f"/runs/{run_id}"))[1]["view"]
+        for call_id in [entry["call_id"] for entry in view["entries"] if entry["type"] == "tool"]:
+            await http.json("POST", f"/runs/{run_id}/approvals", {"call_id": call_id, "approve": True})
+        await newest(http, "completed")
 
 
 async def test_errors_have_the_apis_shape(store: str) -> None:

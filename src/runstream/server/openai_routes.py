@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from runstream.errors import AgentsException, RunNotFound, RunSealed, StoreError
+from runstream.errors import RunNotFound, RunSealed
 from runstream.log.base import Command, RunRecord
 from runstream.run.inbox import approval_command, approval_of, input_command
 from runstream.run.runner import Runner
 from runstream.server.access import Action, User
-from runstream.server.answers import Refused, json_bytes, refusal_of
+from runstream.server.answers import json_bytes
 from runstream.server.guard import later
-from runstream.server.hub import Hub
+from runstream.server.openai_answers import (
+    ForItsClient,
+    Whole,
+    cancel_run,
+    json_answer,
+    read_response,
+    run_headers,
+    stream,
+)
 from runstream.server.protocols.chat_completions import ChatEncoding, chat_request
 from runstream.server.protocols.openai_requests import OpenAIRefused, error_body
 from runstream.server.protocols.response_fold import response_id
@@ -36,11 +43,10 @@ from runstream.server.protocols.responses import (
     responses_request,
     run_and_part,
 )
-from runstream.server.reader import Reader, batches_of
+from runstream.server.reader import batches_of
 from runstream.server.requests import checked_input
 from runstream.server.service import Service
 from runstream.server.starting import (
-    RUN_ID_HEADER,
     check_right,
     delete_run,
     find_run,
@@ -48,23 +54,12 @@ from runstream.server.starting import (
     start_run,
     user_of,
 )
-from runstream.server.streaming import EventStream, UntilOver
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
 
 __all__ = ["openai_routes"]
-
-_logger = logging.getLogger("runstream.server")
 
 # What is decoded and folded at once holds up everybody else.
 _PAGE_BYTES = 65_536
 _CANCELLING_S = 5.0
-# The official clients send a request again that failed: a run may have had its effects already.
-_NOT_AGAIN = {"x-should-retry": "false"}
-
-_Encoding = ResponsesEncoding | ChatEncoding
 
 
 def openai_routes(service: Service) -> list[Any]:
@@ -81,14 +76,6 @@ def openai_routes(service: Service) -> list[Any]:
         Route("/v1/models", others.list_models, methods=["GET"]),
         Route("/v1/models/{model:path}", others.model, methods=["GET"]),
     ]
-
-
-def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, 200, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
-
-
-def _headers(run_id: str) -> dict[str, str]:
-    return {RUN_ID_HEADER: run_id}
 
 
 def _name(encoding: ResponsesEncoding, record: RunRecord) -> None:
@@ -127,14 +114,14 @@ class _Responses:
         reader = open_reader(service, run_id, 0, is_new=part == 1)
         if asked.in_background:
             if asked.is_streamed:
-                return later(_stream(service, reader, encoding))
+                return later(stream(service, reader, encoding))
             try:
-                await _read(service.hub, reader, encoding, until_begun=part)
+                await read_response(service.hub, reader, encoding, until_begun=part)
             finally:
                 reader.close()
-            return _json(encode_json(encoding.response()), _headers(run_id))
-        answer = _stream(service, reader, encoding) if asked.is_streamed else _Whole(service, reader, encoding)
-        return later(_ForItsClient(service, reader, encoding, answer, is_kept=asked.is_stored))
+            return json_answer(encode_json(encoding.response()), run_headers(run_id))
+        answer = stream(service, reader, encoding) if asked.is_streamed else Whole(service, reader, encoding)
+        return later(ForItsClient(service, reader, encoding, answer, is_kept=asked.is_stored))
 
     async def _start(self, user: User, asked: ResponsesRequest) -> str:
         if not asked.given:
@@ -270,26 +257,26 @@ class _Responses:
         record, part = await self._asked(request, "read")
         query = request.query_params
         if query.get("stream", "false").lower() != "true":
-            return _json(encode_json((await self._folded(record, part)).response()), _headers(record.run_id))
+            return json_answer(encode_json((await self._folded(record, part)).response()), run_headers(record.run_id))
         after = query.get("starting_after", "-1")
         if after != "-1" and (not after.isdecimal() or len(after) > 9):
             raise OpenAIRefused("'starting_after' must be the number of an event.", param="starting_after")
         if part > 1 or record.first_seq > 1:
             await self._folded(record, part)
         encoding = ResponsesEncoding(record.run_id, part=part, about=await self._about(record, part), after=int(after))
-        return later(_stream(self._service, open_reader(self._service, record.run_id, 0), encoding))
+        return later(stream(self._service, open_reader(self._service, record.run_id, 0), encoding))
 
     async def cancel(self, request: Request) -> Response:
         record, part = await self._asked(request, "cancel")
         service = self._service
         if record.ended:
-            return _json(encode_json((await self._folded(record, part)).response()), _headers(record.run_id))
+            return json_answer(encode_json((await self._folded(record, part)).response()), run_headers(record.run_id))
         encoding = ResponsesEncoding(record.run_id, part=part, about=await self._about(record, part), silent=True)
         reader = open_reader(service, record.run_id, 0)
-        reading = asyncio.create_task(_read(service.hub, reader, encoding))
+        reading = asyncio.create_task(read_response(service.hub, reader, encoding))
         late = asyncio.create_task(service.carrier.clock.sleep(_CANCELLING_S))
         try:
-            await _cancel(service, record.run_id)
+            await cancel_run(service, record.run_id)
             await asyncio.wait((reading, late), return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
                 reading.result()  # what has not been read is not told as if it were so
@@ -299,13 +286,13 @@ class _Responses:
             await asyncio.gather(reading, late, return_exceptions=True)
             reader.close()
         _name(encoding, record)
-        return _json(encode_json(encoding.response()), _headers(record.run_id))
+        return json_answer(encode_json(encoding.response()), run_headers(record.run_id))
 
     async def delete(self, request: Request) -> Response:
         record, _ = await self._asked(request, "delete")
         await delete_run(self._service, record.run_id)
         given = request.path_params["response_id"]
-        return _json(json_bytes({"id": given, "object": "response", "deleted": True}))
+        return json_answer(json_bytes({"id": given, "object": "response", "deleted": True}))
 
     async def list_input(self, request: Request) -> Response:
         record, part = await self._asked(request, "read")
@@ -329,7 +316,7 @@ class _Responses:
         shown = items[: int(limit)]
         first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
         more = len(items) > len(shown)
-        return _json(
+        return json_answer(
             encode_json({"object": "list", "data": shown, "first_id": first, "last_id": last, "has_more": more})
         )
 
@@ -347,144 +334,19 @@ class _Others:
         run_id = await start_run(service, user, agent=asked.model, given=asked.given, is_checked=True)
         reader = open_reader(service, run_id, 0, is_new=True)
         encoding = ChatEncoding(run_id, has_usage=asked.has_usage, is_whole=not asked.is_streamed)
-        answer = _stream(service, reader, encoding) if asked.is_streamed else _Whole(service, reader, encoding)
-        return later(_ForItsClient(service, reader, encoding, answer))
+        answer = stream(service, reader, encoding) if asked.is_streamed else Whole(service, reader, encoding)
+        return later(ForItsClient(service, reader, encoding, answer))
 
     async def list_models(self, request: Request) -> Response:
         await check_right(self._service, user_of(request), "list")
         data = [self._shown(name) for name in self._service.agent_names]
-        return _json(json_bytes({"object": "list", "data": data}))
+        return json_answer(json_bytes({"object": "list", "data": data}))
 
     async def model(self, request: Request) -> Response:
         await check_right(self._service, user_of(request), "list")
         name = request.path_params["model"]
         _check_model(self._service, name)
-        return _json(json_bytes(self._shown(name)))
+        return json_answer(json_bytes(self._shown(name)))
 
     def _shown(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._made_at, "owned_by": "runstream"}
-
-
-def _stream(service: Service, reader: Reader, encoding: _Encoding) -> EventStream:
-    until = UntilOver(encoding, reader, lambda: encoding.ended)
-    return EventStream(service.hub, reader, _headers(reader.run_id), encoding=until)
-
-
-async def _read(hub: Hub, reader: Reader, encoding: _Encoding, *, until_begun: int | None = None) -> None:
-    """Take events in until the response has ended, or that part of the run has begun; or the server stops."""
-    fold = encoding.fold
-    while not encoding.ended and not reader.ended and not hub.closing:
-        if until_begun is not None and fold.begun and fold.part >= until_begun:
-            return
-        for batch in await reader.next():
-            encoding.encode(batch)
-
-
-class _Whole:
-    """The answer to a request that is not streamed, as an ASGI application: sent once the response has ended."""
-
-    def __init__(self, service: Service, reader: Reader, encoding: _Encoding) -> None:
-        self._service = service
-        self._reader = reader
-        self._encoding = encoding
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reading = asyncio.create_task(_read(self._service.hub, self._reader, self._encoding))
-        watching = asyncio.create_task(_wait_gone(receive))
-        try:
-            await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                self._reader.dropped = True
-                return
-            reading.result()
-        finally:
-            reading.cancel()
-            watching.cancel()
-            await asyncio.gather(reading, watching, return_exceptions=True)
-            self._reader.close()
-        if isinstance(self._encoding, ChatEncoding) and self._encoding.is_stuck:
-            await _cancel(self._service, self._reader.run_id)
-        await _json(self._body(), _headers(self._reader.run_id))(scope, receive, send)
-
-    def _body(self) -> bytes:
-        encoding = self._encoding
-        if not encoding.ended:
-            raise Refused(503, "stopping", "the server is about to stop; the run goes on elsewhere", _NOT_AGAIN)
-        if isinstance(encoding, ResponsesEncoding):
-            return encode_json(encoding.response())
-        failed = encoding.failed
-        if failed is not None:
-            failed.headers = _NOT_AGAIN
-            raise failed
-        return encode_json(encoding.completion())
-
-
-class _ForItsClient:
-    """An answer to whoever began the run: if they go away, or cannot be answered, it is stopped, for nobody else waits
-    for it."""
-
-    def __init__(
-        self,
-        service: Service,
-        reader: Reader,
-        encoding: _Encoding,
-        answer: EventStream | _Whole,
-        *,
-        is_kept: bool = True,
-    ) -> None:
-        self._service = service
-        self._reader = reader
-        self._encoding = encoding
-        self._answer = answer
-        self._is_kept = is_kept
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Where the server stops, the run is handed on: that may come as a cancellation, and ends here.
-        try:
-            await self._answer(scope, receive, send)
-        except asyncio.CancelledError:
-            if not self._is_kept:
-                self._service.unkept.add(self._reader.run_id)
-            raise
-        except Refused:
-            await self._end(is_failed=False)
-            raise
-        except AgentsException as error:
-            await self._end(is_failed=True)
-            refused = refusal_of(error)
-            if refused is None:
-                raise
-            if isinstance(error, StoreError):
-                self._service.counts.store_failures += 1
-                _logger.error("%s cannot be read for its client, and is stopped: %s", self._reader.run_id, error)
-            refused.headers.update(_NOT_AGAIN)
-            raise refused from error
-        # Nobody can ask for a completion once more.
-        is_lost = isinstance(self._encoding, ChatEncoding) and not (self._encoding.ended or self._service.hub.closing)
-        await self._end(is_failed=is_lost)
-
-    async def _end(self, *, is_failed: bool) -> None:
-        try:
-            if not self._is_kept:
-                await delete_run(self._service, self._reader.run_id)
-            elif is_failed or self._reader.dropped:
-                await _cancel(self._service, self._reader.run_id)
-        except AgentsException as error:
-            _logger.warning("%s cannot be stopped: %s", self._reader.run_id, error)
-
-
-async def _wait_gone(receive: Receive) -> None:
-    """Return once the client has gone away."""
-    while True:
-        message: Any = await receive()
-        if message["type"] == "http.disconnect":
-            return
-
-
-async def _cancel(service: Service, run_id: str) -> None:
-    carrier = service.carrier
-    try:
-        await carrier.store.send(run_id, Command("cancel", {"mode": "immediate"}))
-    except (RunSealed, RunNotFound):
-        return  # it has ended meanwhile
-    await carrier.host.bring(run_id)

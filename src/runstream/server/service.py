@@ -47,6 +47,8 @@ class Limits:
     """What is kept of a run for all its readers; who is further behind reads the store."""
     stuck_after_s: float = 60.0
     """A client that takes nothing for so long is dropped."""
+    unanswered_s: float = 60.0
+    """A streamed chat completion ends once its run has waited so long for a person, whom it has no way to ask."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -109,7 +111,7 @@ class Service:
         """By the beginning of a path: the form of errors there, where it is not the server's own."""
         self.unkept: set[str] = set()
         """Runs that are not to be kept, whose requests have been broken off by a server that stops."""
-        self._heartbeat_s = heartbeat_s
+        self.heartbeat_s = heartbeat_s
         self._drain_s = drain_s
         self.carrier = Carrier(
             self.agents,
@@ -170,7 +172,7 @@ class Service:
             self.counts,
             max_readers_per_run=limits.readers_per_run,
             ring_bytes=limits.ring_bytes,
-            heartbeat_s=self._heartbeat_s,
+            heartbeat_s=self.heartbeat_s,
             stuck_after_s=limits.stuck_after_s,
         )
         self.metrics.begin(self.hub)

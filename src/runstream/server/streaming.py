@@ -73,8 +73,11 @@ class Encoding(Protocol):
 
     opening: bytes
     """Sent before there is an event."""
-    heartbeat: bytes
-    """Sent when nothing happens for long: clients take no notice of it."""
+
+    @property
+    def heartbeat(self) -> bytes:
+        """Sent when nothing happens for long: clients take no notice of it."""
+        ...
 
     def encode(self, batch: Batch) -> bytes:
         """The next events, which follow those of the batch before. May be empty."""

@@ -129,6 +129,7 @@ class ChatEncoding:
         self._has_usage = has_usage
         self._frames: list[bytes] = []
         self._last_said: dict[str, str] = {}
+        self._is_left = False
 
     @property
     def is_stuck(self) -> bool:
@@ -138,7 +139,21 @@ class ChatEncoding:
 
     @property
     def ended(self) -> bool:
-        return self.fold.ended or self.is_stuck
+        return self.fold.ended or self.is_stuck or self._is_left
+
+    def leave(self) -> bytes:
+        """The end of a stream whose run waits for a person, and goes on to do so."""
+        self._is_left = True
+        run_id = self.fold.run_id
+        message = (
+            f"A person has to approve calls ({self._pending_names()}), which this API cannot ask for, and nobody has "
+            f"yet. The run {run_id} goes on waiting: answer on the server's page or by POST /runs/{run_id}/approvals; "
+            f"GET /runs/{run_id} shows what comes of it. With /v1/responses you are asked."
+        )
+        return _error_frame(OpenAIRefused(message, code="approval_needed", status=500))
+
+    def _pending_names(self) -> str:
+        return ", ".join(dict.fromkeys(call.name for call in self.fold.pending.values()))
 
     def encode(self, batch: _Batch) -> bytes:
         """The frames of the next events."""
@@ -209,10 +224,9 @@ class ChatEncoding:
         if fold.status == "cancelled":
             return OpenAIRefused("The run was cancelled.", code="cancelled", status=500)
         if fold.run_status == "interrupted" or self.is_stuck:
-            names = ", ".join(dict.fromkeys(call.name for call in fold.pending.values()))
             return OpenAIRefused(
-                f"A person would have to approve calls ({names}), which this API cannot ask for: use /v1/responses, or "
-                "stream. The run was stopped.",
+                f"A person would have to approve calls ({self._pending_names()}), which this API cannot ask for: use "
+                "/v1/responses, or stream. The run was stopped.",
                 code="approval_needed",
                 status=500,
             )
@@ -251,11 +265,15 @@ class ChatEncoding:
     def failure(self, code: str) -> bytes:
         """The stream cannot go on though the run does."""
         message = FAILURES.get(code, "The stream cannot go on at present.")
-        return b"data: %b\n\n" % encode_json({"error": error_of(OpenAIRefused(message, code=code, status=500))})
+        return _error_frame(OpenAIRefused(message, code=code, status=500))
 
     def closing(self) -> bytes:
         """`[DONE]`, or the error, is there already."""
         return b""
+
+
+def _error_frame(refused: Refused) -> bytes:
+    return b"data: %b\n\n" % encode_json({"error": error_of(refused)})
 
 
 def _take(found: list[str], parts: Any, name: str) -> None:

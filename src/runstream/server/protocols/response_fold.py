@@ -67,7 +67,7 @@ class ResponseFold:
     """
 
     def __init__(self, run_id: str, emit: Emit | None = None, *, part: int | None = 1, splits: bool = True) -> None:
-        self._run_id = run_id
+        self.run_id = run_id
         self._out = ResponseOutput(run_id, emit, part)
         self._wanted = part
         self._splits = splits
@@ -95,7 +95,7 @@ class ResponseFold:
     @property
     def pending(self) -> dict[str, OpenCall]:
         """The calls that wait for an answer, by the ids of their requests."""
-        return {call_approval_id(self._run_id, call.asked_seq): call for call in self._calls.pending()}
+        return {call_approval_id(self.run_id, call.asked_seq): call for call in self._calls.pending()}
 
     @property
     def is_stuck(self) -> bool:
@@ -119,7 +119,7 @@ class ResponseFold:
 
     @property
     def id(self) -> str:
-        return response_id(self._run_id, self.part)
+        return response_id(self.run_id, self.part)
 
     # The run.
 
@@ -254,7 +254,7 @@ class ResponseFold:
             "model": self.model,
             "output": self.output,
             "parallel_tool_calls": True,
-            "previous_response_id": response_id(self._run_id, self.part - 1) if self.part > 1 else None,
+            "previous_response_id": response_id(self.run_id, self.part - 1) if self.part > 1 else None,
             "reasoning": {"effort": None, "summary": None},
             "temperature": None,
             "text": {"format": {"type": "text"}},
@@ -448,7 +448,7 @@ class ResponseFold:
         """Begin an item for a call whose arguments are known."""
         item = call.item = self._out.append_call(call.agent, call.name, call.call_id)
         if call.asked_seq:
-            item.fields["approval_request_id"] = call_approval_id(self._run_id, call.asked_seq)
+            item.fields["approval_request_id"] = call_approval_id(self.run_id, call.asked_seq)
         self._out.send("response.output_item.added", output_index=item.index, item=item.fields)
         self._out.send("response.mcp_call.in_progress", output_index=item.index, item_id=item.id)
         self._out.end_arguments(item, call.arguments)
@@ -471,7 +471,7 @@ class ResponseFold:
             "arguments": call.arguments,
         }
         item = self._out.append(request, "mcpr")
-        item.fields["id"] = call_approval_id(self._run_id, call.asked_seq)
+        item.fields["id"] = call_approval_id(self.run_id, call.asked_seq)
         self._out.send("response.output_item.added", output_index=item.index, item=item.fields)
         self._out.done(item)
 

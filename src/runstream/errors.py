@@ -300,15 +300,24 @@ class RunFailed(AgentsException):
 
 
 class RunTimeoutError(AgentsException):
-    """The whole run took longer than `limit_s`; `option` names where that limit was set."""
+    """The whole run took longer than `limit_s`; `option` names where that limit was set.
+
+    It had come to its turn `turn` by then (0: to none, it waited for its place or its guardrails) and had `items`
+    complete items; `run_data` has them, with the text of an answer that was under way.
+    """
 
     code = "run_timeout"
     retryable = True
 
-    def __init__(self, limit_s: float, option: str = "RunConfig.time_limit_s") -> None:
+    def __init__(
+        self, limit_s: float, option: str = "RunConfig.time_limit_s", *, turn: int = 0, items: int = 0
+    ) -> None:
         self.limit_s = limit_s
         self.option = option
-        super().__init__(f"The run exceeded its time limit of {limit_s:g} s ({option}).")
+        self.turn = turn
+        self.items = items
+        came = f"in turn {turn}, with {items} complete items" if turn else "before its first turn"
+        super().__init__(f"The run exceeded its time limit of {limit_s:g} s ({option}) {came}.")
 
 
 class StoreError(AgentsException):

@@ -87,7 +87,7 @@ async def _wait_within(run: ActiveRun, turns: asyncio.Task[_Outcome]) -> None:
             await done(turns)
     except TimeoutError:
         if not run.silenced and run.broken is None:
-            run.broken = RunTimeoutError(limit_s, option)
+            run.broken = RunTimeoutError(limit_s, option, turn=run.turn, items=len(run.items))
 
 
 async def _end(run: ActiveRun, status: RunStatus, error: BaseException | None) -> BaseException | None:

@@ -132,11 +132,10 @@ class Attempts:
         if void_from is None and change is None:
             return  # nobody has seen anything of it
         told = change or failed[-1]
-        who = told.model or "the model"
-        detail = f"{who} has failed ({type(told.error).__name__}: {told.error})"[:_DETAIL_CHARS]
+        detail = _reason_of([each for each in failed if each.reason == "fallback"] or [told])
         if change is not None:
             # The same name: it is asked in one piece, or where else it is served.
-            another = change.next_model if change.next_model != who else f"another call of {who}"
+            another = change.next_model if change.next_model != change.model else f"another call of {change.model}"
             detail = f"{detail}; {another} takes over"
         run.check_open()
         run.emit_discarded(
@@ -145,3 +144,19 @@ class Attempts:
             detail,
             None if change is None else change.next_model,
         )
+
+    def close(self) -> None:
+        """The call is over. The contexts that were copied meanwhile, of timers and of connections that are kept, know
+        this object for long: the run must not live as long as they do."""
+        del self._run
+        self.failed = []
+
+
+def _reason_of(failed: list[FailedAttempt]) -> str:
+    """What has failed, one after the other, each in its share of what may be said."""
+    chars = _DETAIL_CHARS // len(failed)
+    errors = [" ".join(f"{type(each.error).__name__}: {each.error}".split()) for each in failed]
+    short = [error if len(error) <= chars else f"{error[: chars - 1]}\u2026" for error in errors]
+    return "; ".join(
+        f"{each.model or 'the model'} has failed ({error})" for each, error in zip(failed, short, strict=True)
+    )

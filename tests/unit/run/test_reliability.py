@@ -20,7 +20,7 @@ from runstream.flow.retry import RetryBudget
 from runstream.flow.timeouts import TimeLimits
 from runstream.log.fold import RunFold
 from runstream.sessions.memory import InMemorySession
-from runstream.testing import FakeClock, Fault, ScriptedModel, ToolCall, Turn, say
+from runstream.testing import FakeClock, Fault, Raise, ScriptedModel, ToolCall, Turn, say
 
 both = pytest.mark.parametrize("streamed", [False, True])
 BROKEN = say("one two three", fault=Fault("reset", after=2))
@@ -210,6 +210,19 @@ async def test_fallbacks_by_name(streamed: bool) -> None:
     assert fine.calls[0].model_settings.verbosity is None
 
 
+@both
+async def test_the_reason_names_each_model_that_failed(streamed: bool) -> None:
+    """In their order, however much their errors say, and who answers in the end."""
+    chain = [Named("b", Raise(ModelStreamTruncated("no " * 300))), Named("c", "from c")]
+    once = ModelSettings(retry=ModelRetrySettings(max_retries=0))
+    config: Any = {"fallback_models": chain, "model_settings": once}
+    result = await _run(Named("a", DOWN), streamed=streamed, **config)
+    assert result.fallback_reason.startswith("a has failed (InternalServerError: ")
+    assert "); b has failed (ModelStreamTruncated: no no" in result.fallback_reason
+    assert result.fallback_reason.endswith("\u2026); c takes over")
+    assert len(result.fallback_reason) < 400
+
+
 async def test_chosen_settings_go_to_every_model() -> None:
     """What somebody has set holds for the fallback, too."""
     fine = Named("b", "fine")
@@ -262,7 +275,7 @@ async def test_limits_of_the_run(streamed: bool) -> None:
     for config, option in (by_phase, by_run):
         clock = FakeClock()
         model = Named("m", say("one", first_after_s=60.0), clock=clock)
-        with pytest.raises(RunTimeoutError, match=rf"3 s \({option}\)"):
+        with pytest.raises(RunTimeoutError, match=rf"3 s \({option}\) in turn 1, with 0 complete items\."):
             await _run(model, streamed=streamed, clock=clock, **config)
 
 

@@ -83,7 +83,7 @@ def _row(metrics: RunMetrics, fold: MetricsFold, status: str, age_s: float, rate
         status=metrics.status or status,  # what was read may be newer than what the store said before
         activity="needs approval" if status == "waiting" else fold.activity,
         age_s=age_s,
-        turns=len(metrics.turns),
+        turns=fold.turns_begun,
         first_text_s=metrics.first.text_s,
         deltas_per_s=rate,
         gap_p95_s=metrics.gaps.p95_s,

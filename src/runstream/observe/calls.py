@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runstream.agent.raw_item import read_field
@@ -9,7 +10,41 @@ from runstream.events.event import GuardrailChecked
 from runstream.observe.figures import SHORTEST_S, AttemptMetrics, FirstTimes, GapFigures, TokenUsage, TurnMetrics
 from runstream.observe.sketch import Sketch
 
-__all__ = ["Attempt", "Lane", "Turn", "held_up_turn", "is_fallback", "usage_of"]
+__all__ = [
+    "CONTENT",
+    "EVENT",
+    "FIRST_NAMES",
+    "OUTCOMES",
+    "REASONING",
+    "TEXT",
+    "TOOL",
+    "Attempt",
+    "Lane",
+    "Turn",
+    "held_up_turn",
+    "is_fallback",
+    "total_usage",
+    "usage_of",
+]
+
+EVENT, REASONING, TEXT, TOOL = range(4)
+FIRST_NAMES = ("event", "reasoning", "text", "tool")
+
+CONTENT = {
+    "response.output_text.delta": TEXT,
+    "response.refusal.delta": TEXT,
+    "response.reasoning_text.delta": REASONING,
+    "response.reasoning_summary_text.delta": REASONING,
+    "response.function_call_arguments.delta": TOOL,
+    "response.custom_tool_call_input.delta": TOOL,
+    "response.mcp_call_arguments.delta": TOOL,
+}
+OUTCOMES = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+    "error": "error",
+}
 
 
 class Attempt:
@@ -136,6 +171,18 @@ def usage_of(response: Any) -> TokenUsage | None:
         read_field(usage, "total_tokens") or 0,
         cached or 0,
         reasoning or 0,
+    )
+
+
+def total_usage(told: Iterable[TokenUsage | None], counted: Mapping[str, int]) -> TokenUsage:
+    """The sum of what responses told; or what the run itself has counted, where that is more."""
+    used = [usage for usage in told if usage is not None]
+    return TokenUsage(
+        max(sum(usage.input_tokens for usage in used), counted.get("input_tokens", 0)),
+        max(sum(usage.output_tokens for usage in used), counted.get("output_tokens", 0)),
+        max(sum(usage.total_tokens for usage in used), counted.get("total_tokens", 0)),
+        sum(usage.cached_input_tokens for usage in used),
+        sum(usage.reasoning_tokens for usage in used),
     )
 
 

@@ -16,6 +16,7 @@ from runstream.events.event import (
     APPROVAL_RESOLVED,
     ATTEMPT_DISCARDED,
     GUARDRAIL,
+    INPUT_ADDED,
     ITEM,
     MODEL,
     RUN_END,
@@ -24,7 +25,22 @@ from runstream.events.event import (
     RunEnd,
     RunStatus,
 )
-from runstream.observe.calls import Attempt, Lane, Turn, held_up_turn, is_fallback, usage_of
+from runstream.observe.calls import (
+    CONTENT,
+    EVENT,
+    FIRST_NAMES,
+    OUTCOMES,
+    REASONING,
+    TEXT,
+    TOOL,
+    Attempt,
+    Lane,
+    Turn,
+    held_up_turn,
+    is_fallback,
+    total_usage,
+    usage_of,
+)
 from runstream.observe.figures import (
     SHORTEST_S,
     AttemptMetrics,
@@ -37,25 +53,6 @@ from runstream.observe.figures import (
 from runstream.observe.sketch import Sketch
 
 __all__ = ["FoldListener", "MetricsFold", "RunMetrics"]
-
-_EVENT, _REASONING, _TEXT, _TOOL = range(4)
-_FIRST_NAMES = ("event", "reasoning", "text", "tool")
-
-_CONTENT = {
-    "response.output_text.delta": _TEXT,
-    "response.refusal.delta": _TEXT,
-    "response.reasoning_text.delta": _REASONING,
-    "response.reasoning_summary_text.delta": _REASONING,
-    "response.function_call_arguments.delta": _TOOL,
-    "response.custom_tool_call_input.delta": _TOOL,
-    "response.mcp_call_arguments.delta": _TOOL,
-}
-_OUTCOMES = {
-    "response.completed": "completed",
-    "response.incomplete": "incomplete",
-    "response.failed": "failed",
-    "error": "error",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +144,10 @@ class MetricsFold:
         self._firsts: list[float | None] = [None, None, None, None]
         self._tools: list[ToolMetrics] = []
         self._open_tools: dict[tuple[tuple[str, ...], str], list[ToolMetrics]] = {}
+        self._is_resumed = False
+        """Whether the run has gone on from another one's state, whose usage it counts on."""
+        self._asks = False
+        """Whether the run's own agent is to be answered next: nothing in the log says that a model is being asked."""
         self._discarded = 0
         self._fallbacks = 0
         self._handoffs = 0
@@ -188,6 +189,7 @@ class MetricsFold:
             self._apply_item(event)
         elif kind == AGENT_START:
             lane.agent = event.agent
+            self._asks |= not event.path
         elif kind == ATTEMPT_DISCARDED:
             self._discard(event, lane)
         elif kind == GUARDRAIL and not held_up_turn(event.data):
@@ -196,8 +198,11 @@ class MetricsFold:
             self._start_anew(event)
         elif kind == RUN_END and not event.path:
             self._apply_end(event)
+        elif kind == INPUT_ADDED:
+            self._asks = True
         elif kind == RUN_START:
             self._agent = event.agent
+            self._is_resumed = event.data.resumed is not None
         lane.last_at = event.at
 
     # Model calls.
@@ -208,7 +213,7 @@ class MetricsFold:
         if attempt is None or event.attempt != attempt.number:
             attempt = self._begin_attempt(event, lane)
         kind: str = data.type
-        content = _CONTENT.get(kind)
+        content = CONTENT.get(kind)
         if content is not None or kind.endswith(".delta"):
             attempt.deltas += 1
             if not attempt.chunks:
@@ -229,8 +234,8 @@ class MetricsFold:
         if response is not None:
             attempt.model = read_field(response, "model") or attempt.model
         if kind == "response.output_item.added" and str(read_field(data.item, "type")).endswith("_call"):
-            self._mark(_TOOL, lane, attempt, at)
-        outcome = _OUTCOMES.get(kind)
+            self._mark(TOOL, lane, attempt, at)
+        outcome = OUTCOMES.get(kind)
         if outcome is not None:
             if response is not None:
                 attempt.usage = usage_of(response)
@@ -252,13 +257,14 @@ class MetricsFold:
         turn.attempts.append(attempt)
         if self._listener is not None:
             self._listener.attempt_began(event.attempt, event.agent)
-        self._mark(_EVENT, lane, attempt, event.at)
+        self._mark(EVENT, lane, attempt, event.at)
         return attempt
 
     def _begin_turn(self, event: Event, lane: Lane) -> Turn:
         if lane.turn is not None:
             lane.turn.ended_at = lane.last_at
         turn = lane.turn = Turn(event.agent, event.path, lane.last_at)
+        self._asks &= bool(event.path)
         self._turns.append(turn)
         return turn
 
@@ -271,18 +277,18 @@ class MetricsFold:
         if self._firsts[what] is None and not lane.path:
             delay_s = self._firsts[what] = at - self._started_at
             if self._listener is not None:
-                self._listener.first(_FIRST_NAMES[what], delay_s, self._agent)
+                self._listener.first(FIRST_NAMES[what], delay_s, self._agent)
 
     def _mark_output(self, response: Any, lane: Lane, attempt: Attempt, at: float) -> None:
         """An answer that did not stream is there all at once."""
         for item in read_field(response, "output") or ():
             kind = str(read_field(item, "type"))
             if kind == "message":
-                self._mark(_TEXT, lane, attempt, at)
+                self._mark(TEXT, lane, attempt, at)
             elif kind == "reasoning":
-                self._mark(_REASONING, lane, attempt, at)
+                self._mark(REASONING, lane, attempt, at)
             elif kind.endswith("_call"):
-                self._mark(_TOOL, lane, attempt, at)
+                self._mark(TOOL, lane, attempt, at)
 
     def _end_attempt(self, lane: Lane, outcome: str, at: float) -> None:
         attempt, lane.attempt = lane.attempt, None
@@ -332,6 +338,7 @@ class MetricsFold:
             nested = self._lanes.pop((*event.path, key), None)
             if nested is not None:
                 self._end_lane(nested, "broken", event.at)
+            self._asks |= not event.path
             waiting = self._open_tools.get((event.path, key))
             if waiting:
                 self._end_tool(waiting.pop(0), event.at)
@@ -355,11 +362,33 @@ class MetricsFold:
 
     def _apply_end(self, event: Event) -> None:
         self._end = event.data
+        self._note_silent_attempts(event)
         broken = "cancelled" if event.data.status == "cancelled" else "broken"
         for lane in self._lanes.values():
             self._end_lane(lane, broken, event.at)
         if self._listener is not None:
             self._listener.run_ended(self.metrics)
+
+    def _note_silent_attempts(self, event: Event) -> None:
+        """Attempts that failed before their first content have no events; where no other follows, and the run fails
+        for it, its count of requests tells of them."""
+        lane = self._lanes.get(())
+        silent = self._counted.get("requests", 0) - sum(turn.made for turn in self._turns)
+        if event.data.status != "failed" or self._is_resumed or lane is None or silent <= 0:
+            return
+        if self._is_asked_anew:
+            turn = self._begin_turn(event, lane)
+            lane.attempt = Attempt(silent, turn.started_at)
+            turn.attempts.append(lane.attempt)
+        elif lane.turn is None or lane.turn.is_answered:
+            return
+        else:
+            turn = lane.turn
+        turn.made += silent
+        if self._listener is not None:
+            self._listener.attempt_began(turn.made, event.agent)
+        if not turn.attempts[-1].deltas:
+            self._end_attempt(lane, "failed", event.at)
 
     def _end_lane(self, lane: Lane, outcome: str, at: float) -> None:
         self._end_attempt(lane, outcome, at)
@@ -385,7 +414,7 @@ class MetricsFold:
 
     @property
     def activity(self) -> str:
-        """What the run does, in a few words: its tools, whether it answers, asks a model, or has ended."""
+        """What the run does, in a few words: its tools, whether it answers, asks a model, finishes, or has ended."""
         if self._end is not None:
             return self._end.status
         tools = self.open_tools
@@ -393,8 +422,24 @@ class MetricsFold:
             return ", ".join(dict.fromkeys(tool.name for tool in tools))
         attempts = [lane.attempt for lane in self._lanes.values() if lane.attempt is not None]
         if not attempts:
-            return "asks the model"
+            return "asks the model" if self._is_asked else "finishes"
         return "answers" if any(attempt.chunks for attempt in attempts) else "waits for content"
+
+    @property
+    def _is_asked_anew(self) -> bool:
+        """Whether the next turn's answer is to come."""
+        return self._asks and not self.open_tools
+
+    @property
+    def _is_asked(self) -> bool:
+        """Whether an answer of a model is to come next."""
+        turn = None if (lane := self._lanes.get(())) is None else lane.turn
+        return self._asks or turn is None or not turn.is_answered
+
+    @property
+    def turns_begun(self) -> int:
+        """How many turns the run and its nested agents have begun, with one of which no event has come yet."""
+        return len(self._turns) + (self._end is None and self._is_asked_anew)
 
     @property
     def last_at(self) -> float:
@@ -445,22 +490,10 @@ class MetricsFold:
             handoffs=self._handoffs,
             approvals=self._approvals,
             requests=self._counted.get("requests", 0),
-            usage=self._usage,
+            usage=total_usage([each.usage for turn in self._turns for each in turn.attempts], self._counted),
         )
 
     @property
     def _counted(self) -> dict[str, int]:
         """What the run itself has counted in the end."""
         return {} if self._end is None or self._end.usage is None else self._end.usage
-
-    @property
-    def _usage(self) -> TokenUsage:
-        used = [each.usage for turn in self._turns for each in turn.attempts if each.usage is not None]
-        counted = self._counted
-        return TokenUsage(
-            max(sum(usage.input_tokens for usage in used), counted.get("input_tokens", 0)),
-            max(sum(usage.output_tokens for usage in used), counted.get("output_tokens", 0)),
-            max(sum(usage.total_tokens for usage in used), counted.get("total_tokens", 0)),
-            sum(usage.cached_input_tokens for usage in used),
-            sum(usage.reasoning_tokens for usage in used),
-        )

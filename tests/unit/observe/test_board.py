@@ -77,6 +77,38 @@ async def test_what_runs_do_now() -> None:
     assert board_of(metrics).rows == []
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_turn_counts_from_its_begin(streamed: bool) -> None:
+    """While a model is asked, the turn is one more than those that the log has answers of; not so while a tool runs."""
+    clock = FakeClock(autojump=False)
+    metrics = Metrics(clock=clock)
+    set_observers([metrics])
+
+    @function_tool
+    async def look_up() -> str:
+        """Look."""
+        await clock.sleep(2)
+        return "ready"
+
+    steps = [Turn([ToolCall("look_up")], first_after_s=2), Turn(["done"], first_after_s=2)]
+    desk = agent(clock, *steps, tools=[look_up])
+    config = RunConfig(clock=clock)
+    task = None
+    if streamed:
+        Runner.run_streamed(desk, "hi", run_config=config)
+    else:
+        task = asyncio.create_task(Runner.run(desk, "hi", run_config=config))
+    seen: list[Any] = []
+    for _ in range(3):
+        await clock.advance(1)
+        seen += [(row.turns, row.activity) for row in board_of(metrics).rows]
+        await clock.advance(1)
+    await clock.advance(1)
+    assert seen == [(1, "asks the model"), (1, "look_up"), (2, "asks the model")]
+    if task is not None:
+        await task
+
+
 async def test_runs_that_are_gone_leave_the_board() -> None:
     """A run that was deleted is not shown; one that waits for a worker is, without figures."""
     store = open_store("memory://board-gone")

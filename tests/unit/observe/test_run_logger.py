@@ -114,7 +114,7 @@ async def test_retries_and_failures(lines: io.StringIO) -> None:
     await run(Raise(ModelStreamTruncated("gone")), "Done.")
     await run(Raise(ValueError(SECRET)), fails=True)
     warnings = [(line["event"], line["level"]) for line in parsed(lines) if line["level"] != "INFO"]
-    assert warnings == [("model.retried", "WARNING"), ("run.end", "ERROR")]
+    assert warnings == [("model.retried", "WARNING"), ("model.ended", "WARNING"), ("run.end", "ERROR")]
     assert parsed(lines)[-1]["error_type"] == "ValueError"
     assert SECRET not in lines.getvalue()
 
@@ -125,7 +125,7 @@ async def test_sampling_is_by_run(lines: io.StringIO) -> None:
     await run()
     assert parsed(lines) == []
     await run(Raise(ValueError(SECRET)), fails=True)
-    assert [line["event"] for line in parsed(lines)] == ["run.end"]
+    assert [line["event"] for line in parsed(lines)] == ["model.ended", "run.end"]
     half = RunLogger(sample=0.5)
     chosen = [half(ObservedRun(f"run_{number}")).__self__._emit == half._emit for number in range(1000)]  # type: ignore[attr-defined]
     assert 400 < sum(chosen) < 600

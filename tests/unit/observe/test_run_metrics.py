@@ -22,7 +22,7 @@ from runstream.events.model_event import build_event
 from runstream.events.segment import decode_segment, encode_segment
 from runstream.observe import MetricsFold, RunMetrics
 from runstream.observe.figures import FirstTimes, TokenUsage
-from runstream.testing import FakeClock, Raise, ScriptedModel, ToolCall, Turn
+from runstream.testing import FakeClock, Fault, Raise, ScriptedModel, ToolCall, Turn
 
 
 class Log:
@@ -109,6 +109,19 @@ def test_a_retry_that_nobody_saw() -> None:
     """An attempt that failed before its first content is known by the number of the next."""
     metrics = Log().start(0.0).text(2.0, attempt=3).response(3.0, "completed", attempt=3).end(3.0).metrics
     assert (metrics.retries, metrics.turns[0].attempts_made, len(metrics.turns[0].attempts)) == (2, 3, 1)
+
+
+async def test_attempts_that_nobody_saw_and_that_no_other_followed() -> None:
+    """Where the run fails for them, its count of requests tells of them, with or without content before."""
+    broken = Turn(["one two"], fault=Fault("reset", after=1))
+    for steps, outcomes in (([], [(3, "failed")]), ([broken], [(1, "broken")])):
+        model = ScriptedModel([*steps, *[Fault("http_error", status=503)] * (3 - len(steps))])
+        config = RunConfig(clock=FakeClock(), on_broken_stream="restart")
+        result = Runner.run_streamed(Agent(name="Desk", model=model), "hi", run_config=config)
+        metrics = RunMetrics.of([event async for event in result.events()])
+        (turn,) = metrics.turns
+        assert (metrics.requests, metrics.retries, turn.attempts_made) == (3, 2, 3)
+        assert [(attempt.number, attempt.outcome) for attempt in turn.attempts] == outcomes
 
 
 def test_another_model_is_a_fallback() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import base64
+import contextvars
 import json
 import os
 import weakref
@@ -165,7 +166,7 @@ class IdleWatch:
         self._quiet = 0
         self._stop: Callable[[], object] | None = None
         self._fired = False
-        self._handle = self._loop.call_later(self._period_s, self._look)
+        self._handle = self._wait()
 
     def begin(self, stop: Callable[[], object]) -> None:
         """A wait begins, which `stop` would end."""
@@ -201,7 +202,11 @@ class IdleWatch:
             self._fired = True
             self._stop()
             return
-        self._handle = self._loop.call_later(self._period_s, self._look)
+        self._handle = self._wait()
+
+    def _wait(self) -> asyncio.TimerHandle:
+        # With a context of its own: a timer that is cancelled stays for its time, and what a context holds with it.
+        return self._loop.call_later(self._period_s, self._look, context=contextvars.Context())
 
 
 class StreamBody(abc.ABC):

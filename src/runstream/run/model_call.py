@@ -141,6 +141,7 @@ async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: M
         raise
     finally:
         attempt_listener.reset(listens)
+        attempts.close()
 
 
 async def _stream(run: ActiveRun, batches: ModelBatches, request: ModelRequest, attempts: Attempts) -> ModelResponse:

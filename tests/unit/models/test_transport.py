@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import gzip
 import socket
 import struct
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -653,3 +655,19 @@ async def test_a_cancellation_that_is_not_the_watchs() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert task.cancelled()
+
+
+async def test_a_cancelled_watch_keeps_nothing() -> None:
+    """The event loop keeps its timer until its time comes: what the caller's context holds goes before that."""
+
+    class Thing:
+        pass
+
+    def watched() -> tuple[transport.IdleWatch, weakref.ref[Thing]]:
+        thing = Thing()
+        contextvars.ContextVar[Thing]("thing").set(thing)
+        return transport.IdleWatch(600.0), weakref.ref(thing)
+
+    watch, thing = contextvars.copy_context().run(watched)
+    watch.close()
+    assert thing() is None

@@ -1,6 +1,8 @@
 """One model call of a run: what is sent, how failures are retried and counted, and its limits of time."""
 
 import asyncio
+import contextvars
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -526,3 +528,27 @@ async def test_each_turn_counts_once(streamed: bool) -> None:
     assert caught.value.run_data is not None
     assert len(caught.value.run_data.raw_responses) == 3
     assert caught.value.run_data.context_wrapper.usage.requests == 3
+
+
+@both
+async def test_a_run_is_gone_before_the_contexts_that_were_copied_in_it(streamed: bool) -> None:
+    """Timers and connections that are kept hold on to the context of the call that made them, for long."""
+    kept: list[contextvars.Context] = []
+
+    class Keeping(ScriptedModel):
+        def stream_response(self, *args: Any, **kwargs: Any) -> Any:
+            kept.append(contextvars.copy_context())
+            return super().stream_response(*args, **kwargs)
+
+        async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+            kept.append(contextvars.copy_context())
+            return await super().get_response(*args, **kwargs)
+
+    async def run() -> weakref.ref[Any]:
+        result = await _run(Agent(name="a", model=Keeping("fine")), streamed=streamed)
+        return weakref.ref(result.context_wrapper)
+
+    context = await run()
+    await asyncio.sleep(0)
+    assert kept
+    assert context() is None

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
+import msgspec
+
 from runstream.agent.model import ModelBatch, ModelBatches
 from runstream.agent.raw_item import read_field
 from runstream.errors import ModelStreamTruncated
@@ -107,20 +109,22 @@ class AttemptStream(abc.ABC):
     async def _begin(self, shown: Exception | None) -> ModelBatch:
         """The first content, and what was held back before it; where there is none, what was held back, then the
         error. After `shown`, the error of an attempt whose content was seen, only content is handed on."""
-        held: list[ModelBatch] = []
+        held: list[_Held] = []
         failure = shown
         while failure is None or await self._goes_on(failure):
             held = []
             stream = self._stream = self._open()
             try:
                 async for batch in stream:
-                    held.append(batch)
-                    if not all(event.type in LIFECYCLE for event in batch.events):
-                        failed = self._read(batch) if self._reads_events else None
-                        if failed is not None:
-                            raise failed
-                        self._under_way = True
-                        return _joined(held)
+                    if all(event.type in LIFECYCLE for event in batch.events):
+                        held.append(_Held(batch))
+                        del batch
+                        continue
+                    failed = self._read(batch) if self._reads_events else None
+                    if failed is not None:
+                        raise failed
+                    self._under_way = True
+                    return _joined(held, batch)
                 raise ModelStreamTruncated("The model's stream ended before it brought anything.")
             except Exception as error:
                 failure = error
@@ -178,12 +182,35 @@ class AttemptStream(abc.ABC):
         return None
 
 
-def _joined(batches: list[ModelBatch]) -> ModelBatch:
-    if len(batches) == 1:
-        return batches[0]
+class _Held:
+    """A batch that is held back: as its frames where it has them, which are a fifth of its events. A model that thinks
+    for long before it says anything has sent two of them, and many do so at once."""
+
+    __slots__ = ("_events", "_frames")
+
+    def __init__(self, batch: ModelBatch) -> None:
+        self._events = None if all(frame is not None for frame in batch.frames) else batch.events
+        self._frames = batch.frames
+
+    def add_to(self, events: list[Any], frames: list[bytes | None]) -> None:
+        """Put what is held at the end of these."""
+        if self._events is None:
+            from runstream.events.model_event import build_event
+
+            events += [build_event(msgspec.json.decode(cast("bytes", frame))) for frame in self._frames]
+        else:
+            events += self._events
+        frames += self._frames
+
+
+def _joined(held: list[_Held], last: ModelBatch | None = None) -> ModelBatch:
+    if last is not None and not held:
+        return last
     events: list[Any] = []
     frames: list[bytes | None] = []
-    for batch in batches:
-        events += batch.events
-        frames += batch.frames
+    for batch in held:
+        batch.add_to(events, frames)
+    if last is not None:
+        events += last.events
+        frames += last.frames
     return ModelBatch(events, frames)

@@ -238,9 +238,13 @@ CREATED, PROGRESS, QUEUED = "response.created", "response.in_progress", "respons
 TEXT, ADDED, DONE = "response.output_text.delta", "response.output_item.added", "response.completed"
 
 
+def frame_of(kind: str) -> bytes:
+    return b'{"type":"%s","response":{"id":"r"}}' % kind.encode()
+
+
 def batch(*kinds: str) -> ModelBatch:
     return ModelBatch(
-        [build_event({"type": kind, "response": {}}) for kind in kinds], [kind.encode() for kind in kinds]
+        [build_event({"type": kind, "response": {"id": "r"}}) for kind in kinds], [frame_of(kind) for kind in kinds]
     )
 
 
@@ -276,7 +280,8 @@ async def collect(streams: Streams, policy: RetryPolicy = STEADY) -> tuple[list[
     raised: BaseException | None = None
     try:
         async for each in retry_stream(streams, policy, clock, failures):
-            assert [event.type.encode() for event in each.events] == each.frames
+            assert [frame_of(event.type) for event in each.events] == each.frames
+            assert each.events == batch(*(event.type for event in each.events)).events  # those held back, too
             got.append([event.type for event in each.events])
     except Exception as error:
         raised = error

@@ -257,12 +257,16 @@ class LogLedger:
 
         Returns whether there are more.
         """
-        gathered = gather(self._connection, keep_rows)
+        gathered = self.gather(keep_rows)
         if gathered is None:
             if not keep_rows:
                 self._known.journal_bytes = 0
             return False
         return self.move(gathered)
+
+    def gather(self, keep_rows: int) -> Gathered | None:
+        """What there is to be moved; also outside a transaction, and without what is `Known`."""
+        return gather(self._connection, keep_rows, self._known.journal_bytes)
 
     def move(self, gathered: Gathered) -> bool:
         """Move what was gathered, also before this transaction began. Returns whether there are more rows."""
@@ -271,7 +275,6 @@ class LogLedger:
         gathered.move(self._connection)
         self._state["floor"] = gathered.last
         self._changed.add("floor")
-        known, size = self._known, gathered.size_bytes
-        left = known.journal_bytes - size
-        known.journal_bytes = max(left, size) if gathered.more else max(left, 1 if gathered.kept else 0)
+        since = max(self._known.journal_bytes - gathered.counted, 0)
+        self._known.journal_bytes = since + (gathered.size_bytes if gathered.more else int(gathered.kept))
         return gathered.more

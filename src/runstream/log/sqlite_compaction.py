@@ -19,7 +19,7 @@ __all__ = ["Gathered", "gather"]
 
 # A transaction of compaction takes about so many bytes: a flush never waits long for one, nor does anybody for the
 # interpreter, and little memory is needed for it.
-_COMPACTION_BYTES = 1_000_000
+_COMPACTION_BYTES = 2_000_000
 # Stretches are about so long: less is read in vain by a reader whose cursor is in the middle.
 _STRETCH_BYTES = 64_000
 
@@ -48,6 +48,8 @@ class Gathered:
     """Whether there are more rows to be moved."""
     kept: bool
     """Whether newer rows were to stay."""
+    counted: int
+    """What its ledger had written to the journal by then, in bytes."""
     runs: list[tuple[int, float, int]]
     """Last seq, time, number of the run."""
     rows: list[tuple[int, int, int, bytes, int]]
@@ -67,8 +69,8 @@ class Gathered:
         connection.execute("DELETE FROM journal WHERE id <= ?", (self.last,))
 
 
-def gather(connection: sqlite3.Connection, keep_rows: int = 0) -> Gathered | None:
-    """The oldest rows, about 1 MB of them, but for the newest `keep_rows`; None where there are none."""
+def gather(connection: sqlite3.Connection, keep_rows: int, counted: int) -> Gathered | None:
+    """The oldest rows, about 2 MB of them, but for the newest `keep_rows`; None where there are none."""
     newest = None
     if keep_rows:
         found = connection.execute("SELECT id FROM journal ORDER BY id DESC LIMIT 1 OFFSET ?", (keep_rows,)).fetchone()
@@ -96,7 +98,7 @@ def gather(connection: sqlite3.Connection, keep_rows: int = 0) -> Gathered | Non
             stretch.at = at
     if last is None:
         return None
-    gathered = Gathered(floor, last, size, more, newest is not None, [], [])
+    gathered = Gathered(floor, last, size, more, newest is not None, counted, [], [])
     for (run, epoch), stretch in sorted(stretches.items()):
         _encode(run, epoch, stretch, gathered)
     return gathered

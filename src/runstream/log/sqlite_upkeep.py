@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from runstream.errors import StoreError
 from runstream.log.sqlite_append import Known
-from runstream.log.sqlite_compaction import gather
 from runstream.log.sqlite_file import StoreFile
 from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_runs import Times
@@ -28,7 +27,7 @@ _log = logging.getLogger("runstream.log")
 
 # The journal is compacted when it is so old or so long.
 _COMPACT_S = 5.0
-COMPACT_BYTES = 1_000_000
+COMPACT_BYTES = 2_000_000
 # While there is work, the newest rows stay: followers that poll find them there, and need not read pages.
 _KEEP_ROWS = 16
 # The write-ahead log is written back to the file after so much time, or so many bytes of the journal.
@@ -59,15 +58,20 @@ class Upkeep:
         self._compacted_at = self._checkpointed_at = times.monotonic()
         self._not_checkpointed = 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there is more to be done than waits for a quiet moment."""
+        return self._known.garbage or self._checkpoint_is_due()
+
     def look(self, idle: bool) -> None:
-        """Do what is due; `idle`: nobody has written anything for a while."""
+        """Do one thing that is due, so that calls need not wait for all of them; `idle`: nobody has written anything
+        for a while."""
         known = self._known
-        if known.garbage:
+        if self.is_due:
             idle = False  # it was waited for a moment only
+        if known.garbage:
             self._keep_house(self._ledger.collect)
-        if not known.journal_bytes:
-            self._compacted_at = self._times.monotonic()
-        elif (
+        elif known.journal_bytes and (
             idle
             or self._times.monotonic() - self._compacted_at >= _COMPACT_S
             or (known.journal_bytes >= COMPACT_BYTES and not self._failing)
@@ -75,11 +79,16 @@ class Upkeep:
             self._not_checkpointed += known.journal_bytes
             self._compact(0 if idle else _KEEP_ROWS)
             self._compacted_at = self._times.monotonic()
-        if (
+        elif self._checkpoint_is_due():
+            self._checkpoint()
+        if not known.journal_bytes:
+            self._compacted_at = self._times.monotonic()
+
+    def _checkpoint_is_due(self) -> bool:
+        return (
             self._not_checkpointed >= _CHECKPOINT_BYTES
             or self._times.monotonic() - self._checkpointed_at >= _CHECKPOINT_S
-        ):
-            self._checkpoint()
+        )
 
     def close(self) -> None:
         """Move what is left of the journal."""
@@ -92,7 +101,7 @@ class Upkeep:
         import sqlite3
 
         try:
-            gathered = gather(self._connection, keep_rows)
+            gathered = self._ledger.gather(keep_rows)
         except (sqlite3.Error, StoreError) as error:
             self._failed(error)
             return False

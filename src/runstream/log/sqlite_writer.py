@@ -181,7 +181,7 @@ class Writer(Lane[Ledger]):
         self._file.close(self._connection)
 
     def _patience_s(self) -> float:
-        return 0.001 if self._known.garbage else super()._patience_s()
+        return 0.001 if self._upkeep.is_due else super()._patience_s()
 
     def _look_around(self, idle: bool) -> None:
         written_now, self._written_now = self._written_now, False

@@ -109,7 +109,10 @@ def encode_data(event: Event) -> Any:
     """The event's data as JSON data: the model's own bytes where they are still there."""
     frame = event.frame
     if frame is None:
-        return plain(event.data)
+        data = plain(event.data)
+        if event.data.__class__ is AgentStart and data["history_input"] is None:
+            del data["history_input"]  # as it was before there was such a field
+        return data
     # JSON has line ends only between its values, where a space does as well.
     return msgspec.Raw(frame.replace(b"\n", b" ") if b"\n" in frame else frame)
 

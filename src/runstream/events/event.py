@@ -91,6 +91,9 @@ class AgentStart:
     previous: str | None = None
     history: list[Any] | None = None
     """The items that the agent sees, as plain data, where a handoff's filter changed them."""
+    history_input: str | int | list[Any] | None = None
+    """What stands for the run's input then: a text, or so many of the first items of `history`, or other items in the
+    place of as many of those."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class RunFold:
         "guardrails",
         "history",
         "history_index",
+        "history_input",
         "items",
         "last_command",
         "path",
@@ -71,6 +72,8 @@ class RunFold:
         self.history: list[Any] | None = None
         """What the active agent sees in place of the first `history_index` items, where a filter changed it."""
         self.history_index = 0
+        self.history_input: str | int | list[Any] | None = None
+        """As in `AgentStart`."""
         self.approvals: list[ApprovalResolved] = []
         self.guardrails: list[tuple[str | None, GuardrailChecked]] = []
         """What guardrails have decided, each with the agent that was active."""
@@ -101,6 +104,7 @@ class RunFold:
             if event.data.history is not None:
                 self.history = event.data.history
                 self.history_index = len(self.items)
+                self.history_input = event.data.history_input
         elif kind == ATTEMPT_DISCARDED:
             self.abandon_response()
             if event.data.next_model is not None or event.data.reason == "taken_over":

@@ -21,6 +21,7 @@ from runstream.run.config import DEFAULT_MAX_TURNS, RunConfig
 from runstream.run.durable import DurableRun
 from runstream.run.feed import events_of
 from runstream.run.guardrail_results import GuardrailResults
+from runstream.run.history import left_by_filter
 from runstream.run.host import StoreHost
 from runstream.run.left_waiting import left_waiting
 from runstream.run.resume import Resumed, fold_of_events, usage_beside
@@ -223,7 +224,11 @@ async def _restored(
         # What a worker found in the run's output is not yet its end: that is checked again.
         told = [each for each in fold.guardrails if each[1].about != "output"]
         found = GuardrailResults.from_log(told, book, config)
-        run.go_on(Resumed(fold, taken_over=True, last_seq=last_seq, guardrails=found), epoch=claim.epoch)
+        resumed = Resumed(fold, taken_over=True, last_seq=last_seq, guardrails=found)
+        left = left_by_filter(fold)
+        if left is not None:
+            resumed.input, resumed.filtered = left[0], (fold.history_index, tuple(left[1]))
+        run.go_on(resumed, epoch=claim.epoch)
         run.context.usage.add(beside)
         # All commands come once more: one that was still waiting may be older than one that was carried out.
         run.inbox.last_command = 0

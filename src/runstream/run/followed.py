@@ -25,7 +25,7 @@ from runstream.run.bind import AgentBook
 from runstream.run.config import RunConfig
 from runstream.run.feed import StoredFeed, events_of
 from runstream.run.guardrail_results import GuardrailResults
-from runstream.run.history import latest_text
+from runstream.run.history import latest_text, left_by_filter
 from runstream.run.host import StoreHost
 from runstream.run.readers import Place
 from runstream.run.resume import apply, restore_approvals
@@ -63,7 +63,6 @@ class FollowedRun:
         self.context: RunContextWrapper[Any] = RunContextWrapper(None)
         self.task = None
         self.is_nested = False
-        self.filtered = None
         self.cancel_mode: Literal["immediate", "after_turn"] | None = None
         self.error: BaseException | None = None
         self.final_output: Any = None
@@ -173,8 +172,17 @@ class FollowedRun:
 
     @property
     def input(self) -> Any:
-        """What the run was started with; empty before it has begun."""
+        """What the run was started with, or what a handoff's filter put in its place; empty before it has begun."""
+        left = left_by_filter(self.fold)
+        if left is not None:
+            return left[0]
         return "" if self.fold.start is None else self.fold.start.input
+
+    @property
+    def filtered(self) -> tuple[int, tuple[RunItem, ...]] | None:
+        """As `ActiveRun.filtered`."""
+        left = left_by_filter(self.fold)
+        return None if left is None else (self.fold.history_index, tuple(left[1]))
 
     @property
     def max_turns(self) -> int | None:

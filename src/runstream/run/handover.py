@@ -58,7 +58,16 @@ async def hand_over(run: ActiveRun, calls: Sequence[HandoffCall], conversation: 
     new_items = filtered.new_items if filtered.input_items is None else filtered.input_items
     conversation.replace(ItemHelpers.input_to_new_input_list(run.input), [*filtered.pre_handoff_items, *new_items])
     run.filtered = (len(run.items), tuple(conversation.items))
-    run.emit_agent(target, plain(conversation.next_input()))
+    seen = plain(conversation.next_input())
+    run.emit_agent(target, seen, _input_in(seen, run.input))
+
+
+def _input_in(seen: list[Any], given: str | list[Any]) -> str | int | list[Any]:
+    """The input, as `AgentStart` has it beside what is seen."""
+    if isinstance(given, str):
+        return given
+    items = plain(given)
+    return len(items) if seen[: len(items)] == items else items
 
 
 async def _filtered(

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from runstream.agent.items import (
     HandoffCallItem,
+    InputItem,
     ItemHelpers,
     ModelResponse,
     RunItem,
@@ -32,6 +33,7 @@ __all__ = [
     "cancelled_output",
     "input_items_of",
     "latest_of_each",
+    "left_by_filter",
     "open_calls",
     "partial_messages",
     "without_orphans",
@@ -147,22 +149,38 @@ class Conversation:
     def restore(self, fold: RunFold, *, is_open: bool) -> None:
         """Take in what a run that goes on has said so far; the items of a turn that is open are added at its end."""
         start = 0
-        if fold.history is not None:
+        kept: list[RunItem] = []
+        left = left_by_filter(fold)
+        if left is not None:
+            self.replace(ItemHelpers.input_to_new_input_list(left[0]), [])
+            start, kept = fold.history_index, left[1]
+        elif fold.history is not None:
             self.base = _without_reasoning_ids(fold.history) if self._omit_reasoning_ids else list(fold.history)
             start = fold.history_index
         items: list[RunItem] = fold.items
         if fold.responses and fold.response_index >= start:
-            self.items = items[start : fold.response_index]
+            self.items = [*kept, *items[start : fold.response_index]]
             self.answered(fold.responses[-1])
             self.items += [] if is_open else items[fold.response_index :]
         else:
-            self.items = items[start:]
+            self.items = [*kept, *items[start:]]
 
     def replace(self, base: Sequence[TResponseInputItem], items: Sequence[RunItem]) -> None:
         """A handoff's filter has changed what the next agent sees."""
         self.base = _without_reasoning_ids(base) if self._omit_reasoning_ids else list(base)
         self.items = list(items)
         self._pending = 0
+
+
+def left_by_filter(fold: RunFold) -> tuple[str | list[TResponseInputItem], list[RunItem]] | None:
+    """What stands for the run's input since a handoff's filter changed what the agent sees, and the items that it left
+    beside that, as input. None where no filter did, or the log is one of those that did not tell."""
+    given = fold.history_input
+    if fold.history is None or given is None:
+        return None
+    replaced = fold.history[:given] if isinstance(given, int) else given
+    count = 1 if isinstance(replaced, str) else len(replaced)
+    return replaced, [InputItem(agent=fold.agent, raw_item=item) for item in fold.history[count:]]
 
 
 def _without_reasoning_ids(items: Iterable[TResponseInputItem]) -> list[TResponseInputItem]:

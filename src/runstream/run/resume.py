@@ -125,6 +125,7 @@ def fold_to_plain(fold: RunFold) -> dict[str, Any]:
         "response_index": fold.response_index,
         "history": plain(fold.history),
         "history_index": fold.history_index,
+        **({} if fold.history_input is None else {"history_input": plain(fold.history_input)}),
         "approvals": [plain(answer) for answer in fold.approvals],
         "turn_closed": fold.turn_closed,
     }
@@ -151,6 +152,7 @@ def fold_from_plain(data: dict[str, Any], book: AgentBook) -> RunFold:
         fold.responses = [_response_from_plain(response) for response in data["responses"]]
         fold.response_index = data["response_index"]
         fold.history, fold.history_index = data["history"], data["history_index"]
+        fold.history_input = data.get("history_input")
         fold.approvals = [ApprovalResolved(**answer) for answer in data["approvals"]]
         found = data.get("guardrails", ())
         fold.guardrails = [(each["agent"], decode_data(GUARDRAIL, dict(each["checked"]))) for each in found]

@@ -148,13 +148,20 @@ class RunLog:
         if self.durable is not None:
             self.durable.changed(urgent=True)
 
-    def emit_agent(self, agent: Agent[Any], history: list[Any] | None = None, *, goes_on: bool = False) -> None:
+    def emit_agent(
+        self,
+        agent: Agent[Any],
+        history: list[Any] | None = None,
+        history_input: str | int | list[Any] | None = None,
+        *,
+        goes_on: bool = False,
+    ) -> None:
         """The agent becomes the active one, or goes on as that; `history` is what it sees, where a filter changed
-        that."""
+        that, and `history_input` what stands for the run's input in it."""
         self.check_open()
         previous = None if goes_on else self.fold.agent_name
         self.agent = agent
-        self.append(AGENT_START, AgentStart(previous, history), agent)
+        self.append(AGENT_START, AgentStart(previous, history, history_input), agent)
 
     def emit_discarded(
         self, from_seq: int, reason: str, detail: str | None = None, next_model: str | None = None

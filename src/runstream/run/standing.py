@@ -47,9 +47,13 @@ class Standing:
         """Where that run stands now."""
         if isinstance(run, FollowedRun):
             start = run.book.find(run.record.agent)
-            omits = run.omits_reasoning_ids
-            found = run.guardrails
-            return cls(run.fold, run.context, start, run.input, saved=None, omits_reasoning_ids=omits, guardrails=found)
+            omits, found = run.omits_reasoning_ids, run.guardrails
+            return cls(
+                *(run.fold, run.context, start, run.input, run.filtered),
+                saved=None,
+                omits_reasoning_ids=omits,
+                guardrails=found,
+            )
         answered = answered_calls(run.items[run.fold.response_index :])
         return cls(
             run.fold,

@@ -52,7 +52,7 @@ def test_names_of_the_fields() -> None:
     fields = {data_class.__name__: [field.name for field in dataclasses.fields(data_class)] for data_class in _CLASSES}
     assert fields == {
         "RunStart": ["input", "max_turns", "options", "resumed"],
-        "AgentStart": ["previous", "history"],
+        "AgentStart": ["previous", "history", "history_input"],
         "ItemAdded": ["name", "type", "raw", "more"],
         "ErrorInfo": ["type", "message", "code", "retryable"],
         "RunEnd": ["status", "error", "final_output", "usage"],

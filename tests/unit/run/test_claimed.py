@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 
 from faulty_stores import Mortal
-from runstream import Agent, RunConfig, Runner, function_tool
+from runstream import Agent, HandoffInputData, RunConfig, Runner, function_tool, handoff
 from runstream.errors import LeaseHeld, LeaseLost, RunFailed, RunNotFound, RunSealed, StoreUnavailable, UserError
+from runstream.events.codec import plain
 from runstream.events.event import Event
 from runstream.log.base import Claim, Command, NewRun
 from runstream.log.memory_store import MemoryStore
 from runstream.log.wrap import StoreWrapper
 from runstream.run.claimed import Job, job_of
+from runstream.run.history import input_items_of
 from runstream.run.host import host_of
 from runstream.run.result import RunResultStreaming
 from runstream.run.worker import Worker
-from runstream.testing import FakeClock, ScriptedModel, ToolCall, Turn
+from runstream.testing import FakeClock, HandoffTo, ScriptedModel, ToolCall, Turn
 
 LEASE_S = 5.0
 
@@ -301,6 +303,39 @@ async def test_a_run_that_was_cancelled_before_it_began_asks_no_model(fleet: Fle
         await (await fleet.attach()).wait()
     assert (await fleet.store.find("run")).status == "cancelled"
     assert agent.model.calls == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("said", [None, "only this"])
+async def test_a_handoffs_filter_outlives_the_worker(fleet: Fleet, said: str | None) -> None:
+    """Who takes over after it goes on from what it left: the next filter is given the same."""
+    given: list[Any] = []
+
+    def shorten(data: HandoffInputData) -> HandoffInputData:
+        given.append((data.input_history, input_items_of([*data.pre_handoff_items, *data.new_items])))
+        history = data.input_history if said is None else said
+        return data.clone(input_history=history, new_items=data.new_items[1:])
+
+    dave = Agent(name="Dave", model=ScriptedModel(["Done."], repeat=True))
+    slow = Turn(("one two three four five six", HandoffTo("Dave")), every_s=0.1)
+    steps = ScriptedModel([slow], repeat=True, clock=fleet.clock)
+    cy = Agent(name="Cy", model=steps, handoffs=[handoff(dave, input_filter=shorten)])
+    ann = Agent(name="Ann", model=ScriptedModel([HandoffTo("Cy")], repeat=True))
+    ann.handoffs = [handoff(cy, input_filter=shorten)]
+    for dies in (False, True):
+        run_id = await Runner.submit(ann, said or [{"content": "hi", "role": "user"}], store=fleet.store)
+        if dies:
+            await fleet.die_at(6, ann)
+            assert len(given) == 3
+        async with working(fleet.worker(ann)):
+            result = await fleet.attach(run_id, agents=[ann])
+            await result.wait()
+        assert result.input == (said or [{"content": "hi", "role": "user"}])
+    for _, items in given:
+        for item in items:
+            item.pop("call_id", None)
+            item.pop("id", None)
+    assert plain(given[:2]) == plain(given[2:])
+    assert [len(items) for _, items in given] == [2, 4, 2, 4]
 
 
 async def test_what_a_person_said_outlives_the_worker_that_had_not_taken_it_in(fleet: Fleet) -> None:

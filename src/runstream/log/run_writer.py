@@ -201,20 +201,25 @@ class RunWriter:
     def next_append(self) -> Append | None:
         """The part of the next flush: the one that was not answered yet, else what has come since."""
         if self._append is None and self.failure is None:
-            try:
-                events = self._take()
-            except CursorExpired as error:
-                self.fail(self._lost(error.first_seq))
-                return None
-            if events:
-                if self.watch is not None:
-                    self._show(events, self.watch)
-                segment = Segment(events[0].seq, events[-1].seq, encode_segment(events))
-                status = None
-                if events[-1].seq == self.last_seq:
-                    status, self._end_status = self._end_status, None
-                self._append = Append(self.run_id, self.epoch, segment, status)
-                self._appended = events if self.listeners else ()
+            log, first = self._log, self.committed_seq + 1
+            events = log.pending
+            if events and self._end is None and events[0].seq == first and len(events) <= _MAX_EVENTS:
+                log.pending = []  # what it mostly is: the next ones, and not too many
+            else:
+                try:
+                    events = self._take(first)
+                except CursorExpired as error:
+                    self.fail(self._lost(error.first_seq))
+                    return None
+                if not events:
+                    return None
+            if self.watch is not None:
+                self._show(events, self.watch)
+            last_seq, status = events[-1].seq, None
+            if self._end_status is not None and last_seq == self.last_seq:
+                status, self._end_status = self._end_status, None
+            self._append = Append(self.run_id, self.epoch, Segment(first, last_seq, encode_segment(events)), status)
+            self._appended = events if self.listeners else ()
         return self._append
 
     def _show(self, events: list[Event], watch: Callable[[Sequence[Event]], None]) -> None:
@@ -224,9 +229,8 @@ class RunWriter:
             self._watched_seq = events[-1].seq
             watch(events)
 
-    def _take(self) -> list[Event]:
+    def _take(self, first: int) -> list[Event]:
         log = self._log
-        first = self.committed_seq + 1
         pending, log.pending = log.pending or [], []
         if pending and pending[0].seq < first:
             pending = [event for event in pending if event.seq >= first]
@@ -263,9 +267,11 @@ class RunWriter:
         if refusal is None:
             self._failed_at = None
             self.committed_seq = append.segment.last_seq
-            self._wake()
-            for told in tuple(self.listeners):
-                told(self._appended)
+            if self._waiters:
+                self._wake()
+            if self.listeners:
+                for told in tuple(self.listeners):
+                    told(self._appended)
             if self.committed_seq < self.last_seq:
                 self.changed(urgent=bool(self._waiters))
         elif refusal == "gap" and last_seq is not None and last_seq < append.segment.first_seq:
@@ -325,8 +331,6 @@ class RunWriter:
         self._on_failure(error)
 
     def _wake(self) -> None:
-        if not self._waiters:
-            return
         waiting: list[_Waiter] = []
         for entry in self._waiters:
             seq, waiter, _ = entry

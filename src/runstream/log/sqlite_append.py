@@ -134,10 +134,10 @@ class LogLedger:
 
     # The log.
 
-    def append_at_once(self, appends: Sequence[Append]) -> bool:
+    def append_at_once(self, appends: Sequence[Append], most_bytes: int | None = None) -> bool:
         """The whole transaction in one statement, for flushes that only go on with runs that are ours: most of all.
 
-        Called outside a transaction. False: nothing was done; take `append`.
+        Called outside a transaction. False: nothing was done; take `append`. `most_bytes`: of more nothing is done.
         """
         entries: list[tuple[int, Segment, int, bool]] = []
         known = self._known.runs
@@ -156,6 +156,8 @@ class LogLedger:
             entries.append((held.number, segment, held.epoch, False))
             advanced.append((held, segment.last_seq))
         body = encode_journal(self._times.wall(), entries)
+        if most_bytes is not None and len(body) > most_bytes:
+            return False
         done = self._execute(
             "INSERT INTO journal (id, body) SELECT max(coalesce((SELECT max(id) FROM journal), 0), floor) + 1, ? "
             "FROM state WHERE takeovers = ?",

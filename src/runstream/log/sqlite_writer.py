@@ -92,16 +92,16 @@ class Writer(Lane[Ledger]):
 
     def append_now(self, appends: Sequence[Append]) -> Sequence[Refusal | None] | None:
         """Append in the caller's thread, if that takes a moment only. None: nothing was done; call a `Flush`."""
-        known = self._known.runs
-        if sum([len(append.segment.body) for append in appends]) > _NOW_BYTES:
-            return None
-        if not all(append.run_id in known for append in appends):
-            return None  # to find out about a run may take longer
 
-        def append(ledger: Ledger) -> Sequence[Refusal | None]:
-            if ledger.append_at_once(appends):
+        def append(ledger: Ledger) -> Sequence[Refusal | None] | None:
+            if ledger.append_at_once(appends, _NOW_BYTES):
                 self._committed(())
                 return [None] * len(appends)
+            known = self._known.runs
+            if sum([len(each.segment.body) for each in appends]) > _NOW_BYTES:
+                return None
+            if not all(each.run_id in known for each in appends):
+                return None  # to find out about a run may take longer
             return self._step(ledger, Flush(appends))
 
         done = self._now(append)

@@ -159,22 +159,40 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reader = self._reader
-        task = reader.task = asyncio.current_task()
-        watching = asyncio.get_running_loop().create_task(_watch(receive, reader))
+        # In a task of its own, since each event wakes it: here it would wake every layer that the request came through.
+        sending = reader.task = asyncio.get_running_loop().create_task(self._send(scope, send))
+        watching = asyncio.current_task()
+        assert watching is not None
+
+        def stop_watching(_: object) -> None:
+            watching.cancel()
+
+        sending.add_done_callback(stop_watching)
+        try:
+            await _watch(receive, reader)
+            await asyncio.wait((sending,))
+            await asyncio.sleep(0)  # until it is cancelled
+        except asyncio.CancelledError:
+            # Either there is nothing more to send, or this request is to end.
+            if not sending.done() or watching.uncancel() > 0:
+                raise
+        finally:
+            reader.close()
+            if not sending.done():
+                sending.remove_done_callback(stop_watching)
+                sending.cancel()
+                await asyncio.wait((sending,))
+        if not sending.cancelled():
+            sending.result()
+
+    async def _send(self, scope: Scope, send: Send) -> None:
         try:
             await self._open(send)
             if scope["method"] != "HEAD":
                 await self._send_events(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except asyncio.CancelledError:
-            if not reader.dropped or task is None or task.uncancel() > 0:
-                raise
-            # Too slow for too long, or gone: the server closes what is left of the connection.
         except OSError:
-            reader.dropped = True  # how some servers tell that the client has gone
-        finally:
-            watching.cancel()
-            reader.close()
+            self._reader.dropped = True  # how some servers tell that the client has gone
 
     async def _open(self, send: Send) -> None:
         own = [(name.lower().encode(), value.encode()) for name, value in self._headers.items()]

@@ -82,7 +82,7 @@ class ModelResponse:
         """The answer as the terminal event of a stream.
 
         `from_response` of the event's response gives back this answer's usage and ids in full, also what the official
-        type has no field for. Name of the model and time of creation are unknown here, thus empty and 0.
+        type has no field for. The name of the model is empty where it is not known, the time of creation 0.
         """
         from openai.types.responses import Response, ResponseCompletedEvent
         from openai.types.responses.response_usage import ResponseUsage
@@ -90,7 +90,7 @@ class ModelResponse:
         response = Response.model_construct(
             id=self.response_id or "",
             created_at=0.0,
-            model="",
+            model=self.answered_by or "",
             object="response",
             output=[],
             parallel_tool_calls=False,

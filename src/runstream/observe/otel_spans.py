@@ -260,12 +260,12 @@ class RunSpans:
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": self._provider_name,
         }
-        if model is not None:
+        if model:
             attributes["gen_ai.request.model"] = model
         more: dict[str, Any] = {"gen_ai.request.stream": True} if streamed else {}
         if self._conversation:
             more["gen_ai.conversation.id"] = self._conversation
-        name = "chat" if model is None else f"chat {model}"
+        name = f"chat {model}" if model else "chat"
         lane.call = self._start(name, turn, lane.last_at, {**attributes, **more}, client=True)
         lane.call.attributes = attributes
         return lane.call

@@ -131,8 +131,7 @@ async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: M
         response = await ask(asked, request)
         if guardrails:
             response = await check_response(run, agent, guardrails, response)
-        attempts.begin()
-        response.answered_by = model_name(model)
+        response.answered_by = attempts.begin() or response.answered_by or model_name(model)
         run.emit_response(response.to_completed_event(), response)
         return response
     except Exception as error:

@@ -124,13 +124,14 @@ class Attempts:
         self._run.context.usage.add(Usage.of_failed_request(getattr(error, "usage", None)))
         return True
 
-    def begin(self) -> None:
-        """What comes next is another attempt's: tell readers what no longer counts, and who answers now."""
+    def begin(self) -> str | None:
+        """What comes next is another attempt's: tell readers what no longer counts, and who answers now, which is
+        returned if it is another model."""
         run, failed, void_from = self._run, self.failed, self._void_from
         self.failed, self._void_from = [], None
         change = next((each for each in reversed(failed) if each.reason == "fallback"), None)
         if void_from is None and change is None:
-            return  # nobody has seen anything of it
+            return None  # nobody has seen anything of it
         told = change or failed[-1]
         detail = _reason_of([each for each in failed if each.reason == "fallback"] or [told])
         if change is not None:
@@ -138,12 +139,9 @@ class Attempts:
             another = change.next_model if change.next_model != change.model else f"another call of {change.model}"
             detail = f"{detail}; {another} takes over"
         run.check_open()
-        run.emit_discarded(
-            run.log.next_seq if void_from is None else void_from,
-            told.reason,
-            detail,
-            None if change is None else change.next_model,
-        )
+        next_model = None if change is None else change.next_model
+        run.emit_discarded(run.log.next_seq if void_from is None else void_from, told.reason, detail, next_model)
+        return next_model
 
     def close(self) -> None:
         """The call is over. The contexts that were copied meanwhile, of timers and of connections that are kept, know

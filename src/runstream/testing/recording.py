@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runstream.agent.raw_item import read_field
-from runstream.errors import AgentsException, ModelBehaviorError, ModelStreamTruncated
+from runstream.errors import AgentsException, ModelBehaviorError, ModelStreamTruncated, UserError
 from runstream.events.event import AGENT_START, ATTEMPT_DISCARDED, GUARDRAIL, ITEM, MODEL, RUN_END, ErrorInfo, Event
 from runstream.testing.script_errors import ModelScriptError
 
@@ -151,7 +151,8 @@ class _Reading:
                 self._calls[-1] = replace(last, error=error)
             elif end.error.type not in _NOT_THE_MODELS and not self._ends_with_failure():
                 usage: dict[str, int] = end.usage or {}
-                failures = max(usage.get("requests", 0) - sum(1 + call.failed_attempts for call in self._calls), 0)
+                attempts = usage.get("requests", 0) - sum(1 + call.failed_attempts for call in self._calls)
+                failures = max(attempts - 1, 0)  # the last one is the error itself
                 self._calls.append(
                     RecordedCall(
                         len(self._calls) + 1, None, (), (), failures, error, answered=self._answers(), is_sure=False
@@ -202,4 +203,6 @@ def _error_of(info: ErrorInfo) -> Exception:
         if info.type == known.__name__:
             return known(info.message)
     fields = {"code": info.code, "retryable": info.retryable, "__module__": __name__}
-    return type(info.type, (ReplayedError,), fields)(info.message)
+    # What refused a call before it was sent is to count no request here, either: as a UserError does not.
+    bases = (ReplayedError, UserError) if info.type in ("CircuitOpen", "LoadRefused") else (ReplayedError,)
+    return type(info.type, bases, fields)(info.message)

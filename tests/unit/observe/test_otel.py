@@ -418,3 +418,13 @@ async def test_a_guardrail_that_ends_after_a_handoff_hangs_under_its_own_agent(c
     assert kinds.index(("guardrail", "First")) > kinds.index(("agent.start", "Second"))
     await asyncio.sleep(0)
     assert collected.parent_of("guardrail polite") == "invoke_agent First"
+
+
+@pytest.mark.parametrize(("name", "told"), [("gpt", "chat gpt"), ("", "chat ScriptedModel")])
+async def test_a_call_that_is_not_streamed_names_its_model(collected: Collected, name: str, told: str) -> None:
+    """The model that was asked, as for a stream; where it has no name, its class."""
+    model = ScriptedModel(["hi"])
+    model.model = name
+    await Runner.run(Agent(name="Desk", model=model), "hi")
+    await asyncio.sleep(0)
+    assert told in [span.name for span in collected.spans]

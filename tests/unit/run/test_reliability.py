@@ -169,6 +169,7 @@ async def test_another_model_answers(streamed: bool) -> None:
     assert (result.final_output, result.answered_by, result.is_partial) == ("from b", "b", False)
     assert "a has failed (InternalServerError" in result.fallback_reason
     assert result.context_wrapper.usage.requests == 4
+    assert streamed or [response.answered_by for response in result.raw_responses] == ["b"]
     result = await _run(Named("a", "own"), streamed=streamed, fallback_models=[Named("b")])
     assert (result.answered_by is not None, result.fallback_reason) == (True, None)
 

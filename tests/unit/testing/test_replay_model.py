@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runstream import Agent, ModelSettings, RunConfig, Runner, function_tool
-from runstream.errors import CursorExpired, RunNotFound, UserError
+from runstream.errors import CircuitOpen, CursorExpired, RunNotFound, UserError
 from runstream.events.event import Event
 from runstream.log.memory_store import MemoryStore
 from runstream.render.json_lines import encode_line
@@ -21,6 +21,7 @@ from runstream.testing import (
     Fault,
     HandoffTo,
     ModelStep,
+    Raise,
     ReplayMismatch,
     ReplayModel,
     ScriptedModel,
@@ -224,6 +225,7 @@ async def test_a_run_that_failed_fails_again() -> None:
         [Turn(["Never finished, this."], fault=Fault("failed", after=2))],
         [Fault("http_error", status=401)],
         [Fault("http_error", status=500)],
+        [Raise(CircuitOpen("m", 1.0))],
     ):
         agent = Agent(name="Desk")
         recorded = await record(ScriptedModel(script, repeat=True), agent=agent, clock=FakeClock())

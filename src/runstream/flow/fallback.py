@@ -44,6 +44,7 @@ class PlainCall(WrappedModel):
 
     async def _answer(self, request: ModelRequest) -> AsyncGenerator[ModelBatch, None]:
         response = await ask(self.inner, request)
+        response.answered_by = response.answered_by or model_name(self.inner)
         yield ModelBatch([response.to_completed_event()], [None])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -21,15 +22,18 @@ from runstream.agent.retry import ModelRetrySettings
 from runstream.agent.stream_guardrail import StreamedText, Window, stream_guardrail
 from runstream.errors import CircuitOpen, LoadRefused, ModelStreamFailed
 from runstream.flow.breaker import CircuitBreakers
-from runstream.flow.fallback import PlainCall
+from runstream.flow.fallback import Fallback, PlainCall
 from runstream.flow.load import LoadLimits
+from runstream.flow.retry import RetryingModel
+from runstream.flow.timeouts import TimeLimits
 from runstream.log.memory_store import MemoryStore
 from runstream.observe import RunMetrics
 from runstream.run.worker import Worker
-from runstream.testing import FakeClock, Fault, Message, ScriptedModel, Tokens, ToolCall, Turn, say
+from runstream.testing import FakeClock, Fault, Message, Script, ScriptedModel, Tokens, ToolCall, Turn, say
 from runstream.view.run_view import RunView
 
 both = pytest.mark.parametrize("streamed", [False, True])
+BREAKING = [say("one two", fault=Fault(kind, after=1)) for kind in ("reset", "failed", "silence", "no_end")]
 DOWN, WRONG = Fault("http_error", status=503), Fault("http_error", status=400)
 
 
@@ -199,3 +203,38 @@ async def test_a_run_that_is_taken_over_keeps_what_failed_before() -> None:
     assert (usage["requests"], usage["total_tokens"]) == (6, 20)
     assert result.context_wrapper.usage.requests == 6
     await store.aclose()
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_each_request_counts_once(seed: int) -> None:
+    """Whatever fails, and whatever is configured: the run has counted the requests that its models got."""
+    chance, clock = random.Random(seed), FakeClock()
+
+    def answer(_: Any) -> Any:
+        return chance.choice([DOWN, WRONG, ToolCall("ping"), "fine", *BREAKING])
+
+    class Model(Named):
+        def __init__(self, name: str) -> None:
+            ScriptedModel.__init__(self, Script(default=answer), clock=clock)
+            self.model = name
+
+    @function_tool
+    async def ping() -> str:
+        return "pong"
+
+    models = [Model(name) for name in "abcd"]
+    own = chance.choice([models[0], RetryingModel(models[0], clock=clock), Fallback(models[0], models[1])])
+    nested = Agent(name="Helper", model=own, tools=[ping])
+    agent = chance.choice([nested, Agent(name="Ann", model=own, tools=[nested.as_tool("ping", "Ask.")])])
+    config = RunConfig(
+        clock=clock,
+        on_broken_stream=chance.choice(["fail", "restart", "continue"]),
+        fallback_models=chance.choice([[], [models[2], models[3]], [PlainCall()]]),
+        circuit_breakers=chance.choice([None, CircuitBreakers(failures=1, clock=clock)]),
+        load_limits=chance.choice([None, LoadLimits(requests_per_minute=3, max_queue=0, clock=clock)]),
+        time_limits=TimeLimits(first_content_s=5, idle_s=5, model_call_s=20),
+    )
+    result = Runner.run_streamed(agent, "hi", run_config=config)
+    events = [event async for event in result.events()]
+    made = sum(len(model.calls) for model in models)
+    assert (result.context_wrapper.usage.requests, RunMetrics.of(events).requests) == (made, made)

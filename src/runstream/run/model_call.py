@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from runstream.agent.agent import Agent
 from runstream.agent.items import ModelResponse
@@ -27,6 +28,7 @@ from runstream.run.run_log import broken_event
 
 __all__ = ["call_model", "input_of", "model_of", "request_of"]
 
+_T = TypeVar("_T")
 _logger = logging.getLogger("runstream")
 
 # After the terminal event only the end of the body is to come; reading it lets the connection be used again.
@@ -111,8 +113,13 @@ async def request_of(
     )
 
 
-async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: ModelRequest) -> ModelResponse:
+async def call_model(
+    run: ActiveRun, agent: Agent[Any], model: Model, request: ModelRequest, take_in: Callable[[ModelResponse], _T]
+) -> tuple[ModelResponse, _T]:
     """Make the call, streamed or not as the run is; its events are in the log when it returns or raises.
+
+    `take_in` is called with the answer as soon as it is complete: the end of the body may be longer in coming, and
+    readers need not wait for it. Returns the answer, and what `take_in` made of it.
 
     Raises ModelTimeoutError past a limit of time, ModelStreamFailed, ModelStreamTruncated, ModelStreamBroken, and the
     official client's errors for requests that failed for good.
@@ -127,13 +134,13 @@ async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: M
             batches = open_batches(asked, request)
             if guardrails:
                 batches = HoldBack(run, agent, guardrails, batches)
-            return await _stream(run, batches, request, attempts)
+            return await _stream(run, batches, request, attempts, take_in)
         response = await ask(asked, request)
         if guardrails:
             response = await check_response(run, agent, guardrails, response)
         response.answered_by = attempts.begin() or response.answered_by or model_name(model)
         run.emit_response(response.to_completed_event(), response)
-        return response
+        return response, take_in(response)
     except Exception as error:
         if len(run.fold.responses) == count:  # else it was answered, and counts as that
             attempts.count(error)
@@ -143,7 +150,13 @@ async def call_model(run: ActiveRun, agent: Agent[Any], model: Model, request: M
         attempts.close()
 
 
-async def _stream(run: ActiveRun, batches: ModelBatches, request: ModelRequest, attempts: Attempts) -> ModelResponse:
+async def _stream(
+    run: ActiveRun,
+    batches: ModelBatches,
+    request: ModelRequest,
+    attempts: Attempts,
+    take_in: Callable[[ModelResponse], _T],
+) -> tuple[ModelResponse, _T]:
     from runstream.events.model_event import DELTA_CLASSES
 
     count = len(run.fold.responses)
@@ -165,8 +178,9 @@ async def _stream(run: ActiveRun, batches: ModelBatches, request: ModelRequest, 
                 if request.model_settings.preserve_raw_usage and answer.raw_usage is None:
                     answer.raw_usage = _raw_usage(batch)
                 del batch  # as below
+                taken = take_in(answer)
                 await _drain(run, batches)
-                return answer
+                return answer, taken
             if unread >= _UNREAD_EVENTS and run.log.readers_woken:
                 # The transport hands over what it has buffered without waiting: the readers get their turn here.
                 unread = 0

@@ -8,6 +8,7 @@ import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from runstream.agent.agent import Agent
@@ -93,9 +94,8 @@ async def take_turn(run: ActiveRun, progress: Progress, *, tools_used: bool) -> 
     )
     run.check_cancelled()
     first_item = len(run.items)
-    response = await call_model(run, agent, model, request)
+    response, plan = await call_model(run, agent, model, request, partial(take_in, run, progress))
     run.check_open()
-    plan = take_in(run, progress, response)
     conversation.answered(response)
     await call_hooks(
         run,

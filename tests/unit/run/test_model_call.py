@@ -298,6 +298,18 @@ async def test_a_stream_that_goes_silent_after_its_end_is_not_waited_for() -> No
     assert model.closed_by == model.read_by
 
 
+async def test_items_are_told_before_the_body_ends() -> None:
+    """Readers have the items of a complete response while the end of its body is still to come."""
+    clock = FakeClock(autojump=False)
+    model = _Events(await _events_of("one two"), silent=True)
+    result = Runner.run_streamed(Agent(name="Ann", model=model), "hi", run_config=RunConfig(clock=clock))
+    async for event in result.stream_events():
+        if event.type == "run_item_stream_event":
+            assert (event.name, model.closed_by) == ("message_output_created", [])
+            await clock.advance(0.25)
+    assert result.final_output == "one two"
+
+
 async def test_a_complete_response_counts_although_the_run_is_cancelled_right_then() -> None:
     """Cancelled after the response's last event, its items are kept whole and its usage is counted."""
     clock = FakeClock(autojump=False)

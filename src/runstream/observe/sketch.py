@@ -60,6 +60,8 @@ class Sketch:
         if not self.count:
             return None
         rank = max(math.ceil(share * self.count), 1)
+        if rank == self.count:
+            return self.longest_s  # which is known exactly
         seen = 0
         for bucket in sorted(self.buckets):
             seen += self.buckets[bucket]

@@ -27,6 +27,12 @@ def test_percentiles_are_within_two_percent(values: list[float], share: float) -
     assert sketch_of(values).quantile(share) == pytest.approx(true, rel=0.0201)
 
 
+def test_the_longest_is_exact() -> None:
+    """The percentile that only the longest one reaches is that one: of a single duration, any."""
+    assert sketch_of([0.7543]).quantile(0.5) == 0.7543
+    assert sketch_of([0.1, 0.2, 0.7543]).quantile(0.95) == 0.7543
+
+
 @given(durations, durations)
 def test_merging_is_adding(one: list[float], other: list[float]) -> None:
     """Two sketches merged are the sketch of all their durations."""

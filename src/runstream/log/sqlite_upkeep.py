@@ -1,6 +1,6 @@
-"""What the SQLite store's writer does between calls: compaction of the journal, deletion bit by bit, checkpoints.
+"""What the SQLite store does beside calls: compaction of the journal, deletion bit by bit, checkpoints.
 
-In the writer's thread. Flushes of the event loop's thread go on meanwhile, but for the moments in which something is
+A thread of its own, with connections of its own. Flushes go on meanwhile, but for the moments in which something is
 really moved: what takes long (to read and regroup the journal, to write pages back to the file and wait for the disk)
 is done without the lock.
 """
@@ -10,16 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from runstream.errors import StoreError
 from runstream.log.sqlite_append import Known
-from runstream.log.sqlite_file import StoreFile
+from runstream.log.sqlite_file import StoreFile, is_busy
 from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_runs import Times
-
-if TYPE_CHECKING:
-    import sqlite3
 
 __all__ = ["COMPACT_BYTES", "Upkeep"]
 
@@ -34,29 +30,63 @@ _KEEP_ROWS = 16
 _CHECKPOINT_S, _CHECKPOINT_BYTES = 10.0, 8_000_000
 
 
+# How long it waits for something to do, and between parts of what there is to do, which others find their place in.
+_IDLE_S, _PAUSE_S = 1.0, 0.001
+# It reads and writes each page once.
+_CACHE_BYTES = 1_000_000
+# It need not wait long for other processes: there is another time.
+_BUSY_S = 0.1
+
+
 class Upkeep:
-    """Shares the writer's connection and ledger, and its lock: whoever holds `at_work` may change what is `Known`."""
+    """Shares what is `Known`: who holds `at_work` may change it."""
 
     def __init__(
-        self,
-        file: StoreFile,
-        connection: sqlite3.Connection,
-        ledger: Ledger,
-        known: Known,
-        at_work: threading.Lock,
-        times: Times,
+        self, file: StoreFile, known: Known, at_work: threading.Lock, *, name: str, url: str, times: Times
     ) -> None:
         self._file = file
-        self._connection = connection
-        self._ledger = ledger
         self._known = known
         self._at_work = at_work
         self._times = times
-        self._checkpointer = file.connect()
-        self._checkpointer.execute("PRAGMA wal_autocheckpoint = 0")
+        self._connection = file.connect(busy_timeout_s=_BUSY_S, cache_bytes=_CACHE_BYTES)
+        self._checkpointer = file.connect(busy_timeout_s=_BUSY_S, cache_bytes=_CACHE_BYTES)
+        for connection in (self._connection, self._checkpointer):
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+        self._ledger = Ledger(self._connection, known, name=name, url=url, times=times)
         self._failing = False
         self._compacted_at = self._checkpointed_at = times.monotonic()
         self._not_checkpointed = 0
+        self._woken = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._main, name="runstream-sqlite-upkeep", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look after the file."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be something to do; from any thread."""
+        if not self._woken.is_set():
+            self._woken.set()
+
+    def close(self) -> None:
+        """End the thread, and move what is left of the journal."""
+        self._closing = True
+        self._woken.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        while self._known.journal_bytes and self._compact(0):
+            pass
+        self._file.close(self._checkpointer)
+        self._file.close(self._connection)
+
+    def _main(self) -> None:
+        while not self._closing:
+            due, counted = self.is_due, self._known.journal_bytes
+            woken = self._woken.wait(_PAUSE_S if due else _IDLE_S)
+            self._woken.clear()
+            if not self._closing:
+                self.look(idle=not (due or woken) and counted == self._known.journal_bytes)
 
     @property
     def is_due(self) -> bool:
@@ -67,8 +97,6 @@ class Upkeep:
         """Do one thing that is due, so that calls need not wait for all of them; `idle`: nobody has written anything
         for a while."""
         known = self._known
-        if self.is_due:
-            idle = False  # it was waited for a moment only
         if known.garbage:
             self._keep_house(self._ledger.collect)
         elif known.journal_bytes and (
@@ -89,12 +117,6 @@ class Upkeep:
             self._not_checkpointed >= _CHECKPOINT_BYTES
             or self._times.monotonic() - self._checkpointed_at >= _CHECKPOINT_S
         )
-
-    def close(self) -> None:
-        """Move what is left of the journal."""
-        while self._known.journal_bytes and self._compact(0):
-            pass
-        self._file.close(self._checkpointer)
 
     def _compact(self, keep_rows: int) -> bool:
         """Returns whether there is more to be done."""
@@ -137,6 +159,8 @@ class Upkeep:
     def _failed(self, error: Exception) -> None:
         import sqlite3
 
+        if isinstance(error, sqlite3.Error) and is_busy(error):
+            return  # another process writes just now
         self._known.garbage = False  # until the next deletion, or until the store is opened again
         failure = self._file.explain(error) if isinstance(error, sqlite3.Error) else error
         if not self._failing:

@@ -35,8 +35,8 @@ _log = logging.getLogger("runstream.log")
 _NOW_BYTES = 131_072
 # What is written by the caller's thread is small.
 _SMALL_CACHE_BYTES = 262_144
-# Where the disk has kept a caller for so long, callers leave all to the thread for a while.
-_SLOW_S, _SLOW_FOR_S = 0.005, 10.0
+# Where the disk has kept a caller for so long, callers leave all to the thread for a while; longer each time in a row.
+_SLOW_S, _SLOW_FIRST_S, _SLOW_FOR_S = 0.005, 0.25, 16.0
 
 
 class Done(Generic[T]):
@@ -88,7 +88,7 @@ class Writer(Lane[Ledger]):
         self._quick: Ledger | None = None
         self._quick_connection: sqlite3.Connection
         self._slow_until = 0.0
-        self._written_now = False
+        self._slow_for_s = _SLOW_FIRST_S
 
     def append_now(self, appends: Sequence[Append]) -> Sequence[Refusal | None] | None:
         """Append in the caller's thread, if that takes a moment only. None: nothing was done; call a `Flush`."""
@@ -136,11 +136,13 @@ class Writer(Lane[Ledger]):
             return None
         finally:
             self._at_work.release()
-        self._written_now = True
         if ended - began > _SLOW_S:
-            self._slow_until = ended + _SLOW_FOR_S
-        if self._known.journal_bytes >= COMPACT_BYTES:
-            self.wake()
+            # Once may be anybody's fault; again at once is the disk's.
+            self._slow_for_s = min(2 * self._slow_for_s, _SLOW_FOR_S)
+            self._slow_until = ended + self._slow_for_s
+        else:
+            self._slow_for_s = _SLOW_FIRST_S
+        self._tell_upkeep()
         return done
 
     def _step(self, ledger: Ledger, step: Callable[[Ledger], T]) -> T:
@@ -167,7 +169,8 @@ class Writer(Lane[Ledger]):
         self._identity = self._file.identity()
         self._ledger = self._ledger_of(self._connection)
         self._known.journal_bytes = 1  # of others that have not compacted theirs, perhaps
-        self._upkeep = Upkeep(self._file, self._connection, self._ledger, self._known, self._at_work, self._times)
+        self._upkeep = Upkeep(self._file, self._known, self._at_work, name=self._name, url=self._url, times=self._times)
+        self._upkeep.start()
         if self._file.synchronous == "NORMAL":
             self._quick_connection = self._connect(busy_timeout_s=0.0, cache_bytes=_SMALL_CACHE_BYTES)
             self._quick = self._ledger_of(self._quick_connection)
@@ -180,12 +183,13 @@ class Writer(Lane[Ledger]):
         self._upkeep.close()
         self._file.close(self._connection)
 
-    def _patience_s(self) -> float:
-        return 0.001 if self._upkeep.is_due else super()._patience_s()
-
     def _look_around(self, idle: bool) -> None:
-        written_now, self._written_now = self._written_now, False
-        self._upkeep.look(idle and not written_now)  # not this thread alone is at work
+        self._tell_upkeep()
+
+    def _tell_upkeep(self) -> None:
+        known = self._known
+        if known.garbage or known.journal_bytes >= COMPACT_BYTES:
+            self._upkeep.wake()
 
     def _carry_out(self, calls: Sequence[Call]) -> None:
         with self._at_work:

@@ -14,7 +14,6 @@ from runstream.log.base import Append, NewRun, Segment
 from runstream.log.sqlite import SQLiteStore
 from runstream.log.sqlite_append import Known
 from runstream.log.sqlite_file import StoreFile
-from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_runs import Times
 from runstream.log.sqlite_upkeep import Upkeep
 
@@ -63,13 +62,11 @@ class Checkpointer:
 def watched(tmp_path: Path) -> Generator[tuple[Upkeep, Checkpointer]]:
     """The upkeep of a file that nobody else has open."""
     file = StoreFile(str(tmp_path / "runs.db"), "NORMAL", 5.0)
-    connection, known, times = file.connect(), Known(), Times(lambda: 1.0, lambda: 1.0)
-    ledger = Ledger(connection, known, name="w", url="sqlite:", times=times)
-    upkeep: Any = Upkeep(file, connection, ledger, known, threading.Lock(), times)
+    times = Times(lambda: 1.0, lambda: 1.0)
+    upkeep: Any = Upkeep(file, Known(), threading.Lock(), name="w", url="sqlite:", times=times)
     upkeep._checkpointer = checkpointer = Checkpointer(upkeep._checkpointer, tmp_path / "runs.db")
     yield upkeep, checkpointer
     upkeep.close()
-    file.close(connection)
     with sqlite3.connect(tmp_path / "runs.db") as after:
         assert after.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     after.close()
@@ -110,7 +107,8 @@ async def test_nobody_writes_back_after_a_commit(tmp_path: Path, monkeypatch: py
     store = SQLiteStore(tmp_path / "runs.db")
     await store.open()
     writer: Any = store._writer
-    for connection in (writer._connection, writer._quick_connection, writer._upkeep._checkpointer):
+    upkeep = writer._upkeep
+    for connection in (writer._connection, writer._quick_connection, upkeep._connection, upkeep._checkpointer):
         assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
     epoch = await store.create(NewRun("run", "Desk"), worker="w1", lease_s=5.0)
     for seq in (1, 2):

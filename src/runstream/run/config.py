@@ -22,6 +22,7 @@ from runstream.errors import UserError
 from runstream.flow.breaker import CircuitBreakers
 from runstream.flow.fallback import FALLBACK_ON, FallbackOn
 from runstream.flow.load import LoadLimits
+from runstream.flow.pipe import Operator
 from runstream.flow.retry import RetryBudget
 from runstream.flow.timeouts import TimeLimits
 from runstream.log.base import Store
@@ -213,6 +214,9 @@ class RunConfig:
     does; or wait in place until `approve` or `reject` is called on any handle of the run."""
     stream_guardrails: list[StreamGuardrail[Any]] | None = field(default=None, kw_only=True)
     """Checks on every agent's text while it streams, besides the agent's own."""
+    stream_operators: Sequence[Operator[Any, Any]] = field(default=(), kw_only=True)
+    """What each reader of `stream_events()` reads through, from the first to the last, such as `smooth` or an operator
+    of your own; the log, `events()` and the run itself have nothing of it."""
     clock: Clock = field(default=system_clock, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -239,6 +243,8 @@ class RunConfig:
             )
         if isinstance(self.fallback_models, str):
             raise ValueError(f"fallback_models must be a list of models, not {self.fallback_models!r}")
+        if not all(callable(operator) for operator in self.stream_operators):
+            raise ValueError(f"stream_operators must be callables, not {self.stream_operators!r}")
         if isinstance(self.time_limits, dict):
             self.time_limits = TimeLimits(**cast("dict[str, Any]", self.time_limits))
         if self.time_limit_s is not None and self.time_limit_s <= 0:

@@ -22,6 +22,7 @@ from runstream.agent.stream_guardrail import StreamGuardrailResult
 from runstream.agent.tool_context import ToolContext
 from runstream.errors import RunErrorDetails, RunSealed, UserError
 from runstream.events.event import RunStatus
+from runstream.flow.pipe import pipe
 from runstream.run.active import ActiveRun, CancelMode
 from runstream.run.answering import answer
 from runstream.run.config import DEFAULT_MAX_TURNS
@@ -348,9 +349,12 @@ class RunResultStreaming(RunResultBase):
         that they run under. With `progress`, what tools report comes as `ToolProgressStreamEvent`.
 
         While the caller's first iterator is open, the next turn starts when it has been handed the last event of this
-        one. After `cancel()` nothing more comes.
+        one. After `cancel()` nothing more comes. They come through `RunConfig.stream_operators`, where there are such.
         """
-        return StreamReader(self._run, self._start, nested=nested, progress=progress)
+        reader = StreamReader(self._run, self._start, nested=nested, progress=progress)
+        operators = self._run.config.stream_operators
+        # What an operator makes of them is its own affair; `Piped` can do what readers can.
+        return cast("StreamReader", pipe(reader, *operators)) if operators and not self._run.is_nested else reader
 
     def stream_output(self) -> OutputReader:
         """The output while it is written: growing snapshots of its data (the text, where the agent has no output type),

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from runstream import Agent, RunConfig, Runner, UserError
 from runstream.flow.pipe import pipe
 from runstream.flow.smooth import smooth
-from runstream.testing import FakeClock, ScriptedModel, say
+from runstream.testing import FakeClock, ScriptedModel, ToolCall, say
 
 
 async def numbers(count: int) -> AsyncIterator[int]:
@@ -201,3 +202,39 @@ async def test_leaving_abandons_the_run(how: str) -> None:
     await clock.settle()
     assert result.is_complete
     assert [event async for event in result.events()][-1].data.status == "cancelled"
+
+
+async def shouted(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for event in events:
+        if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
+            yield event.data.delta.upper()
+
+
+async def test_operators_of_a_configuration_hold_for_its_readers() -> None:
+    """Each reader of `stream_events()` reads through them, and leaving one is leaving the run; `events()`, the run and
+    what nested agents tell `on_stream` are as they were."""
+    told: list[Any] = []
+    helper = Agent(name="Helper", model=ScriptedModel(["inner"]))
+    tool = helper.as_tool("ask", "Ask.", on_stream=lambda given: told.append(given["event"].type))
+    agent = Agent(name="Ann", model=ScriptedModel([ToolCall("ask", {"input": "?"}), say("one two")]), tools=[tool])
+    config = RunConfig(clock=FakeClock(), stream_operators=[smooth, shouted])
+    result = Runner.run_streamed(agent, "hi", run_config=config)
+    assert "".join([text async for text in result.stream_events()]) == "ONE TWO"  # type: ignore[misc]
+    assert "".join([text async for text in result]) == "ONE TWO"  # type: ignore[misc]
+    assert (result.final_output, [event async for event in result.events()][-1].kind) == ("one two", "run.end")
+    assert set(told) == {"agent_updated_stream_event", "raw_response_event", "run_item_stream_event"}
+    clock = FakeClock(autojump=False)
+    silent = Agent(name="Bob", model=ScriptedModel([say("one two three", every_s=1.0)], clock=clock))
+    left = Runner.run_streamed(silent, "hi", run_config=RunConfig(clock=clock, stream_operators=[smooth, shouted]))
+    async with aclosing(left.stream_events()) as reader:
+        async for _ in reader:
+            break
+    assert [event async for event in left.events()][-1].data.status == "cancelled"
+
+
+def test_operators_of_a_configuration_run_in_a_plain_for() -> None:
+    """A plain `for` over the result has what they give."""
+    agent = Agent(name="Ann", model=ScriptedModel([say("one two")]))
+    assert "".join(Runner.run_streamed(agent, "hi", run_config=RunConfig(stream_operators=[shouted]))) == "ONE TWO"  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="stream_operators must be callables"):
+        RunConfig(stream_operators=["smooth"])  # type: ignore[list-item]

@@ -14,6 +14,7 @@ import asyncio
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -65,7 +66,7 @@ class _Texts:
         self._class = data.__class__
         self._fields = {**data.__dict__, **_VARYING}
         # What an event of the stretch has in common with the head; at least two names, so that it is a tuple.
-        self._common_of = itemgetter(*(name for name in self._fields if name not in _VARYING), "type")
+        self._common_of = _getter(tuple(name for name in self._fields if name not in _VARYING))
         self._given: set[str] = data.__pydantic_fields_set__
         self._number: int | None = data.__dict__.get("sequence_number")
         self._text = ""
@@ -157,6 +158,11 @@ class _Texts:
             events.append(Event(run_id, self.first_seq + index, self._times[index], MODEL, agent, attempt, path, data))
             start = end
         return events
+
+
+@lru_cache(maxsize=64)
+def _getter(names: tuple[str, ...]) -> itemgetter[Any]:
+    return itemgetter(*names, "type")
 
 
 class _Mixed:

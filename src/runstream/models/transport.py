@@ -74,6 +74,8 @@ _READ_LIMIT_S = 600.0
 # About 60 deltas. With more at once the log would pack the first of them before its readers had a turn.
 _READ_BYTES = 16 * 1024
 _STREAM_TIMEOUT = httpx2.Timeout(_READ_LIMIT_S, connect=5.0, read=None)
+# What the client's resources add to a request.
+_USUAL_OPTIONS: dict[str, Any] = {"security": {"bearer_auth": True}, "timeout": _STREAM_TIMEOUT}
 
 _routes: weakref.WeakKeyDictionary[AsyncOpenAI, DirectRoute] = weakref.WeakKeyDictionary()
 """The clients that were made here."""
@@ -398,6 +400,7 @@ async def open_stream(
         if name not in _OPTIONS and not isinstance(value, openai.NotGiven | openai.Omit)
     }
     body.update(options.pop("extra_body", None) or {})
+    del arguments
     with clear_errors():
         route = _routes.get(client)
         if route is not None:
@@ -414,10 +417,12 @@ async def _send(
     client: AsyncOpenAI, route: DirectRoute, path: str, body: dict[str, Any], options: dict[str, Any]
 ) -> StreamBody:
     """The request of one of our own clients, as its resources make it, without their walk over the arguments."""
-    sent: dict[str, Any] = {"security": {"bearer_auth": True}, "timeout": options.get("timeout", _STREAM_TIMEOUT)}
-    for name, option in (("extra_headers", "headers"), ("extra_query", "params")):
-        if options.get(name) is not None:
-            sent[option] = options[name]
+    sent = _USUAL_OPTIONS
+    if options:
+        sent = {**sent, "timeout": options.get("timeout", _STREAM_TIMEOUT)}
+        for name, option in (("extra_headers", "headers"), ("extra_query", "params")):
+            if options.get(name) is not None:
+                sent[option] = options[name]
     watch = None
     if "timeout" not in options:
         # The client's usual limit for a read, kept by a cheaper watch.

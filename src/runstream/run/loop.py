@@ -43,7 +43,10 @@ async def drive(run: ActiveRun) -> None:
         if not run.silenced and run.broken is None:
             # A task of their own: code of the caller's in them may ignore a cancellation, and is left behind then.
             turns = run.scope.spawn(_turns_to_end(run, progress), f"turns of {run.run_id}")
-            await _wait_within(run, turns)
+            if run.config.run_limit is None:
+                await done(turns)
+            else:
+                await _wait_within(run, turns, *run.config.run_limit)
     except asyncio.CancelledError as cancelled:
         if run.silenced or run.broken is not None:
             _uncancel()
@@ -75,13 +78,8 @@ async def drive(run: ActiveRun) -> None:
         del run, progress, turns, error, save_error, interrupted
 
 
-async def _wait_within(run: ActiveRun, turns: asyncio.Task[_Outcome]) -> None:
+async def _wait_within(run: ActiveRun, turns: asyncio.Task[_Outcome], limit_s: float, option: str) -> None:
     """Wait for the turns, or for the end of the run's time."""
-    limit = run.config.run_limit
-    if limit is None:
-        await done(turns)
-        return
-    limit_s, option = limit
     try:
         async with run.clock.timeout(limit_s):
             await done(turns)

@@ -40,9 +40,12 @@ class Scope:
         """Start work as a task of this scope. An error that the caller does not ask for is dropped."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_drop)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        _drop(task)
 
     async def stop(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         """Cancel these tasks and wait for them within the limit. Never raises their errors."""

@@ -60,7 +60,7 @@ class Progress:
         self.keeper = keeper
         self.toolbox: Toolbox | None = None
         """What the agent of this turn may call."""
-        self.collisions: set[str] = set()
+        self.collisions: frozenset[str] = frozenset()
         """What the log was told of tools of one name: once is enough."""
         self.taken_in = taken_in
         """How many of the run's responses have their items in the log."""
@@ -355,7 +355,7 @@ async def _toolbox_of(run: ActiveRun, progress: Progress, agent: Agent[Any]) -> 
     toolbox = Toolbox(agent, tools, handoffs, on_collision=run.config.tool_name_collision_policy)
     for collision in toolbox.collisions:
         if collision not in progress.collisions:
-            progress.collisions.add(collision)
+            progress.collisions |= {collision}
             _logger.warning(collision)
     return toolbox
 

@@ -222,7 +222,7 @@ class ActiveRun(RunLog):
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         # So that a result that is dropped is gone at once.
-        cast("RunTask", task).on_await = cast("RunTask", task).on_leave = None
+        cast("RunTask", task).forget()
         _running.discard(task)
         if self.ended or task is not self.task:
             return

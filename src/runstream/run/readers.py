@@ -22,12 +22,24 @@ class RunTask(asyncio.Task[None]):
 
     on_await: Callable[[], None] | None = None
     on_leave: Callable[[], None] | None = None
+    on_cancel: Callable[[], bool] | None = None
+    """Asked before the task is cancelled, whether it is to be."""
     _waiters = 0
 
     @property
     def claimed(self) -> bool:
         """Whether somebody awaits the task, and thus the end of the run: no turn waits for a reader any more."""
         return self._waiters > 0
+
+    def forget(self) -> None:
+        """Tell nobody any more."""
+        self.on_await = self.on_leave = self.on_cancel = None
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """As every task does, unless somebody takes the wish to end otherwise."""
+        if self.on_cancel is not None and not self.on_cancel():
+            return False
+        return super().cancel(msg)
 
     def add_done_callback(self, fn: Any, /, *, context: contextvars.Context | None = None) -> None:
         super().add_done_callback(fn, context=context)

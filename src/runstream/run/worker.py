@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, cast
 
 from runstream.agent.agent import Agent
 from runstream.errors import AgentsException, LeaseLost, StoreError, UserError
@@ -17,6 +17,7 @@ from runstream.run.claimed import AgentMissing, SessionFactory, begin
 from runstream.run.config import RunConfig
 from runstream.run.host import StoreHost, opened, worker_name
 from runstream.run.loop import drive
+from runstream.run.readers import RunTask
 from runstream.run.warm import warm_up
 from runstream.sessions.base import Session
 
@@ -36,6 +37,7 @@ _SUSPECT = 3
 _IDLE_PER_SLOT = 64
 # Of runs that were left to other workers.
 _REMEMBERED = 1000
+_HANDED_OVER = "it was handed over to another worker"
 
 
 class Worker:
@@ -267,6 +269,7 @@ class Worker:
             "%s %s (%s, queue %s, delivery %d)", how, run_id, record.agent, record.queue, record.deliveries
         )
         run.start(_told_elsewhere(drive(run)))
+        cast("RunTask", run.task).on_cancel = lambda: _leaves(run)
         task = asyncio.get_running_loop().create_task(self._watch(run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -306,7 +309,16 @@ class Worker:
 def _hand_on(run: ActiveRun) -> None:
     """Leave a run to another worker, now. What it waits for is in the store, as are answers that come meanwhile."""
     run.hands_over = True
-    run.break_off(LeaseLost(run.run_id, "it was handed over to another worker"))
+    run.break_off(LeaseLost(run.run_id, _HANDED_OVER))
+
+
+def _leaves(run: ActiveRun) -> bool:
+    """Whether its task is to be cancelled. Where that is nobody's wish who knows the run, the event loop ends, which
+    cancels every task of it in any order: the run is handed on. One that has not begun would not even notice."""
+    if not (run.silenced or run.broken is not None):
+        run.hands_over = True
+        run.broken = LeaseLost(run.run_id, _HANDED_OVER)
+    return run.begun
 
 
 async def _told_elsewhere(driving: Coroutine[Any, Any, None]) -> None:

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from runstream import Agent, Runner, function_tool
+from runstream.clock import system_clock
 from runstream.log.memory_store import MemoryStore
+from runstream.run.host import opened
 from runstream.run.worker import Worker
 from runstream.testing import FakeClock, ScriptedModel, ToolCall, Turn, say
 
@@ -138,7 +140,7 @@ async def test_a_line_for_each_run(store: MemoryStore, caplog: pytest.LogCapture
 
 
 def test_a_worker_that_the_program_ends_under_hands_on_without_a_word() -> None:
-    """`asyncio.run` cancels it and its runs at its end, in any order: that they were handed over is no failure that it
+    """`asyncio.run` cancels it and its runs at its end, in any order: they are handed over, which is no failure that it
     has to report."""
 
     async def main() -> str:
@@ -155,12 +157,32 @@ def test_a_worker_that_the_program_ends_under_hands_on_without_a_word() -> None:
                 break
         return run_id
 
-    async def status(run_id: str) -> str:
-        return (await stores[0].find(run_id)).status
+    async def left(run_id: str) -> tuple[str, int]:
+        record = await stores[0].find(run_id)
+        return record.status, record.deliveries
 
     stores: list[MemoryStore] = []
     tasks: list[asyncio.Task[None]] = []
     for _ in range(8):  # the order is a matter of chance
         stores.clear()
         run_id = asyncio.run(main())  # a complaint of asyncio fails the test
-        assert asyncio.run(status(run_id)) in ("queued", "cancelled")
+        assert asyncio.run(left(run_id)) == ("queued", 0)
+
+
+async def test_a_run_that_is_cut_off_before_its_first_step_is_handed_over(store: MemoryStore) -> None:
+    """By nobody who knows it, as at the end of a program. Who cancels it by its own way ends it."""
+    agent = Agent(name="Desk", model=ScriptedModel(["Hello."]))
+    for asked, status in ((False, "queued"), (True, "cancelled")):
+        run_id = await Runner.submit(agent, "hi", store=store)
+        worker = Worker([agent], store=store)
+        claim = await store.claim(run_id, worker.name, 60.0)
+        assert claim is not None
+        await worker._begin(await opened(store, system_clock), claim)
+        run = worker.run_of(run_id)
+        assert run is not None
+        assert run.task is not None
+        if asked:
+            run.cancel("immediate")
+        run.task.cancel()
+        await asyncio.wait((run.task, *worker._tasks))
+        assert (await store.find(run_id)).status == status

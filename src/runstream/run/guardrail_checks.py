@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class Told:
-    """What a guardrail has decided, until everything that is checked with it is."""
+    """What a guardrail has decided."""
 
     name: str
     outcome: GuardrailOutcome
@@ -71,6 +71,8 @@ class Checks:
         self._names: dict[asyncio.Task[None], str] = {}
         self._told: list[Told] | None = []
         self.failure: BaseException | None = None
+        self.waited_since: float | None = None
+        """When the run began to wait for them; None while it does something else."""
         for name, check in checks:
             self._names[run.scope.spawn(self._one(name, check), f"guardrail {name}")] = name
 
@@ -95,7 +97,12 @@ class Checks:
                 self.failure = self._tripped(result)
 
     def _note(self, told: Told) -> None:
-        if self._told is not None:
+        if self._told is None:
+            return
+        if told.outcome == "passed" and told.info is None:
+            # It says nothing that might quote what another one blocks: it need not wait for the others.
+            self._emit(told, passed=True)
+        else:
             self._told.append(told)
 
     def look(self) -> BaseException | None:
@@ -105,12 +112,16 @@ class Checks:
                 self.failure = AgentsException(f"The guardrail {name!r} was cancelled by something it waited for")
         return self.failure
 
-    def tell(self, *, waited_since: float | None) -> None:
+    def tell(self) -> None:
         """Write what has been decided into the log; once, when nothing else is to come."""
         told, self._told = self._told, None
         passed = self.failure is None and all(task.done() for task in self._names)
         for each in told or ():
-            self._run.emit_guardrail(each.event(self._about, passed=passed, waited_since=waited_since), self._agent)
+            self._emit(each, passed=passed)
+
+    def _emit(self, told: Told, *, passed: bool) -> None:
+        event = told.event(self._about, passed=passed, waited_since=self.waited_since)
+        self._run.emit_guardrail(event, self._agent)
 
 
 async def all_pass(run: ActiveRun, checks: Checks, work: asyncio.Task[_T] | None = None) -> _T | None:
@@ -118,22 +129,22 @@ async def all_pass(run: ActiveRun, checks: Checks, work: asyncio.Task[_T] | None
     stopped then, within the run's limit."""
     checking: set[asyncio.Task[Any]] = set(checks.tasks)
     pending: set[asyncio.Task[Any]] = {*checking, *([] if work is None else [work])}
-    waited_since = run.now() if work is None else None
+    checks.waited_since = run.now() if work is None else None
     try:
         while pending:
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             failed_work = work is not None and work.done() and (work.cancelled() or work.exception() is not None)
             if checks.look() is not None or failed_work:
                 break
-            if work is not None and work.done() and waited_since is None:
-                waited_since = run.now()
+            if work is not None and work.done() and checks.waited_since is None:
+                checks.waited_since = run.now()
             if not pending & checking:
-                checks.tell(waited_since=waited_since)
+                checks.tell()
     except asyncio.CancelledError:
         for task in pending:
             task.cancel()  # the scope waits for them, within its limit
         raise
-    checks.tell(waited_since=waited_since)
+    checks.tell()
     if pending:
         run.guardrails.tripped = checks.failure is not None  # code of the caller's may swallow a cancellation
         await run.scope.stop(pending)

@@ -408,7 +408,7 @@ async def test_guardrails_have_spans_under_what_they_check(collected: Collected,
 
 async def test_a_guardrail_that_ends_after_a_handoff_hangs_under_its_own_agent(collected: Collected) -> None:
     """Its outcome stands in the log when another agent has taken over."""
-    passes = InputGuardrail(lambda *_: GuardrailFunctionOutput(None, False), "polite")
+    passes = InputGuardrail(lambda *_: GuardrailFunctionOutput("told with the others", False), "polite")
     second = Agent(name="Second", model=ScriptedModel(["Done."]))
     first = Agent(
         name="First", model=ScriptedModel([HandoffTo("Second")]), handoffs=[second], input_guardrails=[passes]

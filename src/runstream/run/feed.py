@@ -1,20 +1,28 @@
-"""A stored log as one reader sees it: fetched page by page, and decoded segment by segment, as it reads."""
+"""A stored log as one reader sees it: fetched page by page, and decoded segment by segment, as it reads.
+
+Readers of one run in one process that are about equally far decode each stretch of deltas once: they share its events,
+as the readers of a run that is carried out here do. Whatever else is in a log each has for itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from runstream.errors import StoreError
-from runstream.events.event import RUN_END, Event
+from runstream.events.event import MODEL, RUN_END, Event
 from runstream.events.segment import decode_segment
 from runstream.log.base import Segment, Store, Tail
 from runstream.run.bind import AgentBook, bind
 from runstream.run.collector import promote_imports
 
 __all__ = ["StoredFeed", "events_of", "in_background"]
+
+_SHARED = 8
+"""Segments of a run that are kept for readers that come to them next: those that follow it live are close together."""
 
 _background: set[asyncio.Task[Any]] = set()
 
@@ -40,13 +48,49 @@ def events_of(
     """The events of segments that come after a seq, with their live objects; those of deltas only if wanted."""
     events: list[Event] = []
     for segment in segments:
-        found = decode_segment(segment.body, run_id, deltas=deltas)
-        if segment.first_seq <= after:
-            found = [event for event in found if event.seq > after]
-        for event in found:
-            bind(event, book)
-        events += found
+        events += _bound(decode_segment(segment.body, run_id, deltas=deltas), segment, after, book)
     return events
+
+
+def _bound(found: list[Event], segment: Segment, after: int, book: AgentBook) -> list[Event]:
+    if segment.first_seq <= after:
+        found = [event for event in found if event.seq > after]
+    for event in found:
+        bind(event, book)
+    return found
+
+
+class _Decoder:
+    """Decodes the segments of one run for all its readers here. Held by them."""
+
+    __slots__ = ("__weakref__", "_deltas", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store  # so that no other one gets its id
+        self._deltas: dict[int, tuple[bytes, list[Event]]] = {}
+        """By their first seq: segments that hold nothing but deltas, which nobody binds or changes."""
+
+    @staticmethod
+    def of(store: Store, run_id: str) -> _Decoder:
+        key = (id(store), run_id)
+        decoder = _decoders.get(key)
+        if decoder is None:
+            decoder = _decoders[key] = _Decoder(store)
+        return decoder
+
+    def decode(self, segment: Segment, run_id: str) -> list[Event]:
+        kept = self._deltas.get(segment.first_seq)
+        if kept is not None and kept[0] == segment.body:
+            return kept[1]
+        events = decode_segment(segment.body, run_id)
+        if all(event.kind == MODEL and event.data.type.endswith(".delta") for event in events):
+            self._deltas[segment.first_seq] = (segment.body, events)
+            if len(self._deltas) > _SHARED:
+                del self._deltas[next(iter(self._deltas))]
+        return events
+
+
+_decoders: weakref.WeakValueDictionary[tuple[int, str], _Decoder] = weakref.WeakValueDictionary()
 
 
 class StoredFeed:
@@ -58,6 +102,7 @@ class StoredFeed:
 
     __slots__ = (
         "_book",
+        "_decoder",
         "_events",
         "_fetching",
         "_on_events",
@@ -84,6 +129,7 @@ class StoredFeed:
         self._run_id = run_id
         self._book = book
         self._on_events = on_events
+        self._decoder = _Decoder.of(store, run_id)
         self._events: Sequence[Event] = ()
         self._segments: deque[Segment] = deque()
         self._tail: Tail | None = None
@@ -109,7 +155,7 @@ class StoredFeed:
             self._decode(self._segments.popleft())
 
     def _decode(self, segment: Segment) -> None:
-        events = events_of([segment], self._run_id, self.last_seq, self._book)
+        events = _bound(self._decoder.decode(segment, self._run_id), segment, self.last_seq, self._book)
         if not events:
             return
         if events[0].seq != self.last_seq + 1:

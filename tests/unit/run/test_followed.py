@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -14,10 +15,12 @@ from runstream import RunConfig, Runner
 from runstream.cli.storage import stored
 from runstream.errors import CursorExpired, CursorInvalid, RunNotFound, StoreError, StoreUnavailable, UserError
 from runstream.events.event import RUN_END, RUN_START, Event, RunEnd, RunStart
+from runstream.events.model_event import build_event
 from runstream.events.segment import encode_segment
 from runstream.log.base import Append, Command, NewRun, Page, Segment, StoredStatus, Tail
 from runstream.log.memory_store import MemoryStore
 from runstream.log.wrap import StoreWrapper
+from runstream.run import feed as feeds
 from runstream.run.bind import AgentBook
 from runstream.run.feed import StoredFeed
 from runstream.run.result import RunResultStreaming
@@ -249,6 +252,51 @@ async def test_a_feed_skips_what_its_reader_has() -> None:
         await feed.wait(3)
     assert read_now(feed, 3) == [4]
     await feed.aclose()
+
+
+async def test_readers_that_are_equally_far_decode_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of handles of their own, too, each stretch of deltas; what carries live objects each reader has for itself. Where
+    the log has other events under the same seqs by now, nobody gets those of before. Without readers nothing is kept."""
+    decoded: list[bytes] = []
+    decode = feeds.decode_segment
+    monkeypatch.setattr(
+        feeds, "decode_segment", lambda body, *given, **more: (decoded.append(body), decode(body, *given, **more))[1]
+    )
+
+    def deltas(text: str) -> list[Event]:
+        given = {"item_id": "m", "output_index": 0, "content_index": 0, "sequence_number": 1, "logprobs": []}
+        data = build_event({"type": "response.output_text.delta", "delta": text, **given})
+        scene.seq += 2
+        return [Event("run", scene.seq + index, 1.0, "model", "Desk", 1, (), data) for index in (-1, 0)]
+
+    await scene.write(2)
+    results = [await scene.attach() for _ in range(5)]
+    decoded.clear()
+    readers = [asyncio.create_task(_all_of(result)) for result in results]
+    bodies = [encode_segment(deltas(text)) for text in ("a", "b", "c")]
+    for number, body in enumerate(bodies):
+        await asyncio.sleep(0)
+        segment = Segment(3 + 2 * number, 4 + 2 * number, body)
+        assert await scene.store.append([Append("run", scene.epoch, segment)]) == [None]
+    await scene.write(1, end=True)
+    first, *others = [await reader for reader in readers]
+    assert [decoded.count(body) for body in bodies] == [1, 1, 1]
+    for other in others:
+        assert [event is same for event, same in zip(first, other, strict=True)] == [False] * 2 + [True] * 6 + [False]
+    key = (id(scene.store), "run")
+    decoder = feeds._Decoder.of(scene.store, "run")
+    assert decoder is feeds._Decoder.of(scene.store, "run")
+    scene.seq = 2
+    (again, _) = decoder.decode(Segment(3, 4, encode_segment(deltas("other"))), "run")
+    assert again.data.delta == "other"
+    del decoder, results, readers
+    await asyncio.gather(*feeds._background)
+    gc.collect()
+    assert key not in feeds._decoders
+
+
+async def _all_of(result: RunResultStreaming) -> list[Event]:
+    return [event async for event in result.events()]
 
 
 @pytest.mark.parametrize("seqs", [(4, 5), (5,)])

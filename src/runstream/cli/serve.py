@@ -65,6 +65,12 @@ _YOUNG_OBJECTS = 20_000
     help="Where a proxy has put the server, as /agents, if it takes that off the path.",
 )
 @click.option("--sessions", metavar="FILE", help="SQLite file with conversations.  [default: in your data folder]")
+@click.option(
+    "--trust-input",
+    "trusts_input",
+    is_flag=True,
+    help="Take instructions, and calls of tools with their outputs, from clients, too: not just messages.",
+)
 @click.option("--max-runs", type=click.IntRange(1), default=1000, show_default=True, help="Runs at once.")
 @click.option(
     "--drain",
@@ -85,6 +91,7 @@ def command(
     origins: tuple[str, ...],
     root_path: str,
     sessions: str | None,
+    trusts_input: bool,
     max_runs: int,
     drain_s: float,
 ) -> None:
@@ -122,6 +129,7 @@ def command(
             session=_sessions(sessions),
             limits=Limits(runs=max_runs),
             drain_s=drain_s,
+            trusts_input=trusts_input,
         )
     except AgentsException as error:
         raise click.ClickException(str(error)) from error

@@ -3,12 +3,13 @@
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from runstream import __version__
-from runstream.cli import _cli
+from runstream.cli import _cli, serve
 
 COMMANDS = [
     "demo",
@@ -50,6 +51,18 @@ def test_each_command_has_its_help(name: str) -> None:
     status, output = run(name, "--help")
     assert status == 0
     assert output.startswith(f"Usage: runstream {name} ")
+
+
+def test_a_server_trusts_its_clients_if_it_is_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`--trust-input` is `trusts_input=True` of the app."""
+    served: list[bool] = []
+    monkeypatch.setattr(serve, "_serve", lambda app, service, *_: served.append(service.trusts_input))
+    for options in ((), ("--trust-input",)):
+        status, output = run(
+            "serve", "--port", "0", "--store", "memory://", "--sessions", str(tmp_path / "s.db"), *options
+        )
+        assert status == 0, output
+    assert served == [False, True]
 
 
 def test_version() -> None:

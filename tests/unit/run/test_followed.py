@@ -256,7 +256,7 @@ async def test_a_feed_skips_what_its_reader_has() -> None:
 
 async def test_readers_that_are_equally_far_decode_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of handles of their own, too, each stretch of deltas; what carries live objects each reader has for itself. Where
-    the log has other events under the same seqs by now, nobody gets those of before. Without readers nothing is kept."""
+    the log has other events under the same seqs by now, nobody gets those of before. Nothing outlives its readers."""
     decoded: list[bytes] = []
     decode = feeds.decode_segment
     monkeypatch.setattr(

@@ -148,7 +148,7 @@ def message_input(item: Any, param: str, *, trusted: bool) -> dict[str, Any] | N
             return {"role": role, "content": _text_of(content, f"{param}.content")}
         raise OpenAIRefused(
             f"Messages of the role {role!r} are not a client's to write on this server: an agent has its own "
-            "instructions (trusts_input=True lets clients add to them).",
+            "instructions (trusts_input=True, or --trust-input, lets clients add to them).",
             param=param,
         )
     raise OpenAIRefused(f"There is no role {role!r:.60} of messages that this server takes.", param=param)

@@ -11,17 +11,13 @@ Invariant: events in `_blocks`, then `_recent`, are a gapless sequence of seqs f
 from __future__ import annotations
 
 import asyncio
-from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from runstream.errors import CursorExpired, UserError
 from runstream.events.event import MODEL, RUN_END, Event
+from runstream.log.packed import STRETCH, Block, Frames, Mixed, Objects, Texts, packable
 
 if TYPE_CHECKING:
     from openai.types.responses import ResponseStreamEvent
@@ -34,252 +30,8 @@ _RECENT = 4
 # While a reader that was woken has not come to read yet, up to so many: packing what it is about to take would cost
 # more than it saves.
 _UNREAD = 64
-# A stretch of text grows up to so many deltas: adding to it copies its text.
-_STRETCH = 512
 # So few deltas of one agent, before another one speaks, are kept together with those of the other.
 _SHORT = 64
-# What differs from one delta to the next.
-_VARYING: dict[str, Any] = {"delta": None, "sequence_number": None}
-
-
-class _Texts:
-    """A stretch of deltas of one part of the output (text, reasoning, arguments) that came one after the other."""
-
-    __slots__ = (
-        "_class",
-        "_common_of",
-        "_fields",
-        "_given",
-        "_head",
-        "_number",
-        "_offsets",
-        "_text",
-        "_times",
-        "first_seq",
-    )
-
-    def __init__(self, head: Event) -> None:
-        self.first_seq = head.seq
-        data = head.data
-        # An event's own fields, without those that differ from one delta to the next.
-        self._head = (head.run_id, head.agent, head.attempt, head.path)
-        self._class = data.__class__
-        self._fields = {**data.__dict__, **_VARYING}
-        # What an event of the stretch has in common with the head; at least two names, so that it is a tuple.
-        self._common_of = _getter(tuple(name for name in self._fields if name not in _VARYING))
-        self._given: set[str] = data.__pydantic_fields_set__
-        self._number: int | None = data.__dict__.get("sequence_number")
-        self._text = ""
-        self._offsets = array("I")
-        self._times = array("d")
-
-    def extend(self, events: list[Event], start: int) -> int:
-        """Take in the events from that index on, as far as they continue the stretch; return where they end."""
-        _, agent, attempt, path = self._head
-        delta_class, given, number = self._class, self._given, self._number
-        common_of, size = self._common_of, len(self._fields)
-        common = common_of(self._fields)
-        taken = len(self._offsets)
-        pieces: list[str] = []
-        length = len(self._text)
-        end = start
-        limit = min(len(events), start + _STRETCH - taken)
-        while end < limit:
-            event = events[end]
-            data = event.data
-            if (
-                data.__class__ is not delta_class
-                or event.kind != MODEL
-                or event.agent != agent
-                or event.attempt != attempt
-                or event.path != path
-            ):
-                break
-            fields: dict[str, Any] = data.__dict__
-            fields_set = data.__pydantic_fields_set__
-            text: Any = fields.get("delta")
-            if (
-                text.__class__ is not str
-                or fields.get("sequence_number") != (None if number is None else number + taken)
-                or len(fields) != size
-                or common_of(fields) != common
-                or (fields_set is not given and fields_set != given)
-                or data.__pydantic_extra__
-            ):
-                break
-            pieces.append(text)
-            length += len(text)
-            self._offsets.append(length)
-            self._times.append(event.at)
-            taken += 1
-            end += 1
-        if pieces:
-            self._text += "".join(pieces)
-        return end
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def read(self, after: int) -> list[Event]:
-        skip = max(after + 1 - self.first_seq, 0)
-        return self._events(skip, range(skip, len(self._offsets)))
-
-    @property
-    def key(self) -> tuple[tuple[str, ...], type[Any]]:
-        """Whose deltas these are, and of which kind."""
-        return self._head[3], self._class
-
-    def read_from(self, index: int) -> list[Event]:
-        """The events from that index on, numbered as if no others were among them."""
-        return self._events(index, range(index, len(self._offsets)))
-
-    def read_joined(self, after: int) -> list[Event]:
-        return self._events(max(after + 1 - self.first_seq, 0), (len(self._offsets) - 1,))
-
-    def _events(self, skip: int, ends: Sequence[int]) -> list[Event]:
-        """Events that end with each of these deltas: their text is what came after the one before; the first `skip`
-        deltas are left out."""
-        from runstream.events.model_event import build_event
-
-        run_id, agent, attempt, path = self._head
-        common = {name: value for name, value in self._fields.items() if name in self._given}
-        number = self._number
-        events: list[Event] = []
-        start = self._offsets[skip - 1] if skip else 0
-        for index in ends:
-            end = self._offsets[index]
-            fields = common.copy()
-            fields["delta"] = self._text[start:end]
-            if number is not None:
-                fields["sequence_number"] = number + index
-            if "logprobs" in fields:
-                fields["logprobs"] = []
-            data = build_event(fields)
-            events.append(Event(run_id, self.first_seq + index, self._times[index], MODEL, agent, attempt, path, data))
-            start = end
-        return events
-
-
-@lru_cache(maxsize=64)
-def _getter(names: tuple[str, ...]) -> itemgetter[Any]:
-    return itemgetter(*names, "type")
-
-
-class _Mixed:
-    """Deltas of several agents that speak at once: a stretch for each of them, and whose turn it was each time."""
-
-    __slots__ = ("_latest", "_stretches", "_turns", "first_seq")
-
-    def __init__(self, texts: _Texts) -> None:
-        self.first_seq = texts.first_seq
-        self._stretches = [texts]
-        self._turns = array("H", bytes(2 * len(texts)))
-        """For each event the index of its stretch."""
-        self._latest: dict[Any, int] = {texts.key: 0}
-        """The stretch that an agent's deltas of one kind may continue."""
-
-    def extend(self, events: list[Event], start: int) -> int:
-        """Take in the events from that index on, as far as they are deltas; return where they end."""
-        limit = min(len(events), start + _STRETCH - len(self._turns))
-        while start < limit:
-            event = events[start]
-            key = (event.path, event.data.__class__)
-            index = self._latest.get(key)
-            if index is None or self._stretches[index].extend(events[start : start + 1], 0) == 0:
-                if not _packable(event):
-                    return start
-                index = self._latest[key] = len(self._stretches)
-                stretch = _Texts(event)
-                stretch.extend([event], 0)
-                self._stretches.append(stretch)
-            self._turns.append(index)
-            start += 1
-        return start
-
-    def __len__(self) -> int:
-        return len(self._turns)
-
-    def read(self, after: int) -> list[Event]:
-        skip = max(after + 1 - self.first_seq, 0)
-        before, left = self._turns[:skip], self._turns[skip:]
-        queues = [iter(stretch.read_from(before.count(index))) for index, stretch in enumerate(self._stretches)]
-        events: list[Event] = []
-        for seq, index in enumerate(left, self.first_seq + skip):
-            event = next(queues[index])
-            event.seq = seq
-            events.append(event)
-        return events
-
-
-class _Frames:
-    """A stretch of other model events, as the JSON that they arrived in: a tenth of what they take as objects."""
-
-    __slots__ = ("_frames", "_head", "_request_ids", "_times", "first_seq")
-
-    def __init__(self, head: Event) -> None:
-        self.first_seq = head.seq
-        self._head = (head.run_id, head.agent, head.attempt, head.path)
-        self._frames: list[bytes] = []
-        self._times = array("d")
-        self._request_ids: dict[int, str] = {}
-        """By index: what a response carries that did not come with its frame but with the HTTP headers."""
-
-    def add(self, event: Event) -> bool:
-        """Take in the next event; False where it does not continue the stretch."""
-        _, agent, attempt, path = self._head
-        if event.frame is None or event.agent != agent or event.attempt != attempt or event.path != path:
-            return False
-        # Looked for in the dict: pydantic makes an error of every attribute that is missing.
-        fields: dict[str, Any] = getattr(event.data, "__dict__", {})
-        response: Any = fields.get("response")
-        if response is not None and (request_id := getattr(response, "_request_id", None)) is not None:
-            self._request_ids[len(self._frames)] = request_id
-        self._frames.append(event.frame)
-        self._times.append(event.at)
-        return True
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def read(self, after: int) -> list[Event]:
-        from runstream.events.model_event import build_event
-
-        run_id, agent, attempt, path = self._head
-        events: list[Event] = []
-        for index in range(max(after + 1 - self.first_seq, 0), len(self._frames)):
-            frame = self._frames[index]
-            data: Any = build_event(msgspec.json.decode(frame))
-            if index in self._request_ids:
-                data.response._request_id = self._request_ids[index]
-            at = self._times[index]
-            events.append(Event(run_id, self.first_seq + index, at, MODEL, agent, attempt, path, data, None, frame))
-        return events
-
-
-class _Objects:
-    """A stretch of events that stay what they are."""
-
-    __slots__ = ("_events", "first_seq")
-
-    def __init__(self, head: Event) -> None:
-        self.first_seq = head.seq
-        self._events: list[Event] = []
-
-    def add(self, event: Event) -> bool:
-        """Take in the next event; False where it would be better kept as a frame."""
-        if event.frame is not None:
-            return False
-        self._events.append(event)
-        return True
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    def read(self, after: int) -> list[Event]:
-        return self._events[max(after + 1 - self.first_seq, 0) :]
-
-
-_Block: TypeAlias = _Texts | _Mixed | _Frames | _Objects
 
 
 class MemoryLog:
@@ -315,7 +67,7 @@ class MemoryLog:
         self.pending: list[Event] | None = None
         """Where events go that are to be kept elsewhere as well; whoever keeps them takes them out."""
         self._max_events = max_events
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
         self._starts: list[int] = []
         self._recent: list[Event] = []
         self._waiters: list[asyncio.Future[None]] = []
@@ -428,11 +180,11 @@ class MemoryLog:
         """As `read`, but a stretch of deltas may come as one event: with their whole text, and the seq of the last."""
         if after + 1 >= self.first_seq and self._blocks and not (self._recent and after + 1 >= self._recent[0].seq):
             block = self._block(after)
-            if isinstance(block, _Texts):
+            if isinstance(block, Texts):
                 return block.read_joined(after)
         return self.read(after)
 
-    def _block(self, after: int) -> _Block:
+    def _block(self, after: int) -> Block:
         return self._blocks[bisect_right(self._starts, after + 1) - 1]
 
     def wait(self, after: int) -> asyncio.Future[None]:
@@ -470,46 +222,38 @@ class MemoryLog:
         start, count = 0, len(recent)
         while start < count:
             last = self._blocks[-1] if self._blocks else None
-            if isinstance(last, _Texts | _Mixed):
+            if isinstance(last, Texts | Mixed):
                 start = last.extend(recent, start)
                 if start == count:
                     break
             event = recent[start]
-            if _packable(event):
-                if isinstance(last, _Texts) and last.key[0] != event.path and len(last) < _SHORT:
-                    self._blocks[-1] = _Mixed(last)  # agents that speak at once would make a block of every delta
+            if packable(event):
+                if isinstance(last, Texts) and last.key[0] != event.path and len(last) < _SHORT:
+                    self._blocks[-1] = Mixed(last)  # agents that speak at once would make a block of every delta
                     continue
-                block = _Texts(event)
+                block = Texts(event)
                 start = block.extend(recent, start)
                 self._add(block)
                 continue
             start += 1
-            fits = isinstance(last, _Frames | _Objects) and len(last) < _STRETCH and last.add(event)
+            fits = isinstance(last, Frames | Objects) and len(last) < STRETCH and last.add(event)
             if not fits:
-                stretch = _Objects(event) if event.frame is None else _Frames(event)
+                stretch = Objects(event) if event.frame is None else Frames(event, self._latest_text())
                 stretch.add(event)
                 self._add(stretch)
         while len(self._blocks) > 1 and self.last_seq + 1 - self._starts[1] >= self._max_events:
             del self._blocks[0], self._starts[0]
             self.first_seq = self._starts[0]
 
-    def _add(self, block: _Block) -> None:
+    def _latest_text(self) -> str:
+        """What the deltas at the end of the blocks have said, those of one part of the output."""
+        stretches: list[Texts] = []
+        for block in reversed(self._blocks):
+            if not isinstance(block, Texts) or (stretches and not block.goes_on_in(stretches[-1])):
+                break
+            stretches.append(block)
+        return "".join(stretch.text for stretch in reversed(stretches))
+
+    def _add(self, block: Block) -> None:
         self._blocks.append(block)
         self._starts.append(block.first_seq)
-
-
-def _packable(event: Event) -> bool:
-    """Whether the event can be rebuilt from its text, its time and what it shares with its neighbours."""
-    from runstream.events.model_event import DELTA_CLASSES
-
-    data = event.data
-    if event.kind != MODEL or data.__class__ not in DELTA_CLASSES:
-        return False
-    fields: dict[str, Any] = data.__dict__
-    number = fields.get("sequence_number")
-    return (
-        fields.get("delta").__class__ is str
-        and (number is None or number.__class__ is int)
-        and not fields.get("logprobs")
-        and not data.__pydantic_extra__
-    )

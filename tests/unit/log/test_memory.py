@@ -10,6 +10,7 @@ import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -174,6 +175,36 @@ def test_frames_are_there_for_readers_that_keep_up() -> None:
         (newest,) = log.read(log.last_seq - 1)
         assert newest.frame == frame
     assert [event.frame is None for event in read_all(log)[:60]] == [number % 50 != 0 for number in range(60)]
+
+
+@pytest.mark.parametrize("deltas", [100, 1500])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_what_ends_an_answer_repeats_its_text(deltas: int, repeats: bool) -> None:
+    """The frames come back as they came, whether they repeat the text of the deltas or not; it is kept once."""
+    log = MemoryLog("run_1")
+    words = [f'"{number}" \u00e9\n' for number in range(deltas)]
+    for number, word in enumerate(words):
+        log.extend_model(1.0, "Desk", 1, (), [build_event(text_delta(word, number))], [b"{}"])
+    text = "".join(words if repeats else words[:50])
+    done = {"type": "response.output_text.done", "item_id": "msg_1", "output_index": 0, "content_index": 0}
+    ends = [
+        {**done, "sequence_number": deltas, "text": text, "logprobs": []},
+        {"type": "server.idle"},
+        {"type": "server.told", "twice": [text, text]},
+    ]
+    frames = [msgspec.json.encode(fields) for fields in ends]
+    tracemalloc.start()
+    for fields, frame in zip(ends, frames, strict=True):
+        log.extend_model(2.0, "Desk", 1, (), [build_event(copy.deepcopy(fields))], [bytes(bytearray(frame))])
+    del fields, frame
+    assert [event.frame for event in log.read(deltas)] == frames  # and they are packed
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    late = read_all(log)[deltas:]
+    assert [event.frame for event in late] == frames
+    assert [event.data for event in late] == [build_event(fields) for fields in ends]
+    if repeats:
+        assert kept < 2.2 * len(frames[0]) + 8000  # `twice` has it a second time
 
 
 def test_a_packed_response_keeps_its_request_id() -> None:

@@ -96,14 +96,13 @@ async def invoke_function_tool(
 ) -> Any:
     """Call a tool with its arguments as JSON text, within its timeout, and return its output.
 
-    `default_timeout_s` is that of tools that have none of their own; the thread of a plain function cannot be stopped.
-    Raises what the tool raises, and ToolTimeoutError if it took too long and asks for that. If the call is cancelled or
-    takes too long, `context.cancelled` becomes True.
+    `default_timeout_s` is that of tools that have none of their own. The thread of a plain function cannot be stopped:
+    it is left behind then, and the model is told so. Raises what the tool raises, and ToolTimeoutError if it took too
+    long and asks for that. If the call is cancelled or takes too long, `context.cancelled` becomes True.
     """
     seconds = function_tool.timeout_seconds
-    if seconds is None and default_timeout_s is not None:
-        source = ToolSource.of(function_tool.on_invoke_tool)
-        seconds = None if source is not None and source.in_thread else default_timeout_s
+    if seconds is None:
+        seconds = default_timeout_s
     if seconds is None:
         return await _call(function_tool, context, arguments)
     try:
@@ -119,7 +118,10 @@ async def invoke_function_tool(
             raise error from expired
         context.mark_outcome("timed_out")
         if function_tool.timeout_error_function is None:
-            return f"Tool '{function_tool.name}' timed out after {seconds:g} seconds."
+            source = ToolSource.of(function_tool.on_invoke_tool)
+            goes_on = source is not None and source.in_thread
+            rest = " It could not be stopped, and may still have its effect." if goes_on else ""
+            return f"Tool '{function_tool.name}' timed out after {seconds:g} seconds.{rest}"
         return await _failure_message(function_tool.timeout_error_function, context, error)
     raise failure
 

@@ -44,7 +44,8 @@ class TimeLimits:
     model_call_s: float | None = None
     """The whole attempt. `ModelSettings.timeout` of an agent goes before it."""
     tool_s: float | None = None
-    """A call of an async function tool that has no `timeout` of its own."""
+    """A call of a function tool that has no `timeout` of its own. The thread of a plain function cannot be stopped: it
+    is left behind, and finds `ToolContext.cancelled` set."""
     run_s: float | None = None
     """The whole run, waiting in a queue included; the same as `RunConfig.time_limit_s`."""
 

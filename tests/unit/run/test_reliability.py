@@ -9,9 +9,21 @@ from typing import Any
 import openai
 import pytest
 
-from runstream import Agent, Model, ModelProvider, ModelSettings, RunConfig, Runner, UserError, function_tool
+from runstream import (
+    Agent,
+    Model,
+    ModelProvider,
+    ModelSettings,
+    RunConfig,
+    Runner,
+    ToolContext,
+    UserError,
+    function_tool,
+)
 from runstream.agent.model import ModelTracing
 from runstream.agent.retry import ModelRetrySettings
+from runstream.agent.threads import tool_threads
+from runstream.clock import system_clock
 from runstream.errors import CircuitOpen, LoadRefused, ModelStreamTruncated, ModelTimeoutError, RunTimeoutError
 from runstream.flow.breaker import CircuitBreakers
 from runstream.flow.fallback import Fallback, PlainCall
@@ -305,6 +317,28 @@ async def test_limits_of_tools(streamed: bool) -> None:
     )
     outputs = {item.output for item in result.new_items if item.type == "tool_call_output_item"}
     assert outputs == {"Tool 'slow' timed out after 2 seconds.", "patient", "plain"}
+
+
+@both
+async def test_a_tool_in_a_thread_is_not_waited_for(streamed: bool) -> None:
+    """The run goes on without it; the tool finds out, and the model knows that it was not stopped."""
+    told: list[bool] = []
+
+    @function_tool
+    def stuck(context: ToolContext[Any]) -> str:
+        told.append(context.wait_cancelled(10.0))
+        return "too late"
+
+    model = Named("m", ToolCall("stuck"), "done")
+    limits = TimeLimits(tool_s=0.02)
+    result = await _run(model, streamed=streamed, clock=system_clock, tools=[stuck], time_limits=limits)
+    [output] = [item.output for item in result.new_items if item.type == "tool_call_output_item"]
+    assert (
+        output == "Tool 'stuck' timed out after 0.02 seconds. It could not be stopped, and may still have its effect."
+    )
+    for thread in tool_threads():
+        thread.join(10.0)
+    assert (result.final_output, told) == ("done", [True])
 
 
 async def test_an_idle_stream_is_given_up() -> None:

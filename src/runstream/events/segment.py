@@ -55,6 +55,16 @@ def _model_event() -> ModuleType:
     return model_event
 
 
+_delta_classes: frozenset[type[Any]] = frozenset()
+
+
+def _find_delta_classes() -> frozenset[type[Any]]:
+    # A global: it is asked for with every delta.
+    global _delta_classes
+    _delta_classes = frozenset(_model_event().DELTA_CLASSES)
+    return _delta_classes
+
+
 def encode_segment(events: Sequence[Event]) -> bytes:
     """Events that follow one another in one run, as one blob."""
     records: list[_Record] = []
@@ -87,7 +97,7 @@ def encode_segment(events: Sequence[Event]) -> bytes:
 
 def _is_plain_delta(data: Any) -> bool:
     """Whether it is a delta that its text, its number and what it shares with its neighbours tell."""
-    if data.__class__ not in _model_event().DELTA_CLASSES:
+    if data.__class__ not in (_delta_classes or _find_delta_classes()):
         return False
     fields: dict[str, Any] = data.__dict__
     number = fields.get("sequence_number")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from math import inf
 from typing import Any
 
 from runstream.clock import Clock, system_clock
@@ -51,6 +52,7 @@ class StoreWriter:
         self._flushing: asyncio.Task[None] | None = None
         self._flushed_at = 0.0
         self._watcher: asyncio.TimerHandle | None = None
+        self._watched_until = inf
         self.now: Callable[[], float] = self._loop.time if self._gathers else clock.now
         """What limits are measured by: setting the wall clock changes nothing."""
 
@@ -78,28 +80,28 @@ class StoreWriter:
 
     def wait_on(self, run: RunWriter) -> None:
         """From now on the run has something that waits."""
-        run.waits_since = self.now()
-        self._watch(run.waits_since + run.limit_s)
+        run.waits_since = now = self.now()
+        if now + run.limit_s < self._watched_until:
+            self._watch(now + run.limit_s)
 
     def _watch(self, due: float) -> None:
         # One timer for all runs, which is seldom set: most flushes are answered long before it.
         if not self._gathers:
             return
         if self._watcher is not None:
-            if self._watcher.when() <= due:
-                return
             self._watcher.cancel()
         self._watcher = self._loop.call_at(due, self._look)
+        self._watched_until = due
 
     def _look(self) -> None:
-        self._watcher = None
+        self._watcher, self._watched_until = None, inf
         now = self.now()
         for run in (*self._in_hand, *self._waiting):
             due = run.due
             if due is not None:
                 if due <= now:
                     run.overdue(now)
-                else:
+                elif due < self._watched_until:
                     self._watch(due)
 
     def _start_later(self) -> None:

@@ -21,14 +21,18 @@ __all__ = ["Batch", "Channel", "Source"]
 class Batch:
     """Events that follow one another, of one epoch, and their frames."""
 
-    __slots__ = ("_frames", "epoch", "events", "first_seq", "last_seq")
+    __slots__ = ("_frames", "_size", "ends", "epoch", "events", "first_seq", "last_seq")
 
     def __init__(self, events: Sequence[Event], epoch: int) -> None:
+        last = events[-1]
         self.events = events
         self.epoch = epoch
         self.first_seq = events[0].seq
-        self.last_seq = events[-1].seq
+        self.last_seq = last.seq
+        self.ends = last.kind == RUN_END
+        """Whether `run.end` is in it."""
         self._frames: bytes | None = None
+        self._size: int | None = None
 
     @property
     def frames(self) -> bytes:
@@ -40,17 +44,15 @@ class Batch:
     @property
     def size_bytes(self) -> int:
         """About what its frames take. Encodes only what did not come as a frame."""
-        size = 0
-        for event in self.events:
-            if event.frame is None:
-                return len(self.frames)
-            size += len(event.frame)
-        return size
-
-    @property
-    def ends(self) -> bool:
-        """Whether `run.end` is in it."""
-        return self.events[-1].kind == RUN_END
+        if self._size is None:
+            size = 0
+            for event in self.events:
+                if event.frame is None:
+                    size = len(self.frames)
+                    break
+                size += len(event.frame)
+            self._size = size
+        return self._size
 
     def after(self, seq: int) -> Batch:
         """What comes after that seq, which is in it."""
@@ -156,7 +158,8 @@ class Channel:
         if len(self._batches) > 1:
             self._trim()
         self.ended = batch.ends
-        self._wake()
+        for reader in self._readers:
+            reader.wake()
 
     def end(self) -> None:
         """There is nothing after `last_seq`: the end is there already."""

@@ -83,7 +83,10 @@ class Reader:
         try:
             while not (self.ended or self._hub.closing):
                 channel = self._channel
-                found = await self._replay() if channel is None else channel.read(self.cursor)
+                if channel is None:
+                    found = await self._replay()
+                else:
+                    found = channel.read(self.cursor) if self.cursor < channel.last_seq else ()
                 if found:
                     last = found[-1]
                     self.cursor = last.last_seq

@@ -218,7 +218,10 @@ class EventStream:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 return
             if batches:
-                body = b"".join([encoding.encode(batch) for batch in batches])
+                if len(batches) == 1:
+                    body = encoding.encode(batches[0])
+                else:
+                    body = b"".join([encoding.encode(batch) for batch in batches])
                 if reader.ended:
                     body += encoding.closing()
             elif body is None:

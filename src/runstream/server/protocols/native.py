@@ -53,6 +53,8 @@ _encode_json = msgspec.json.Encoder(enc_hook=plain).encode
 
 def encode(events: Sequence[Event], epoch: int) -> bytes:
     """The events as server-sent events; all of one epoch."""
+    if len(events) == 1:  # so do deltas come
+        return b"id: %d-%d\ndata: %b\n\n" % (epoch, events[0].seq, record(events[0]))
     return b"".join([b"id: %d-%d\ndata: %b\n\n" % (epoch, event.seq, record(event)) for event in events])
 
 

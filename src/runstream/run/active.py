@@ -223,6 +223,7 @@ class ActiveRun(RunLog):
     def _task_done(self, task: asyncio.Task[None]) -> None:
         # So that a result that is dropped is gone at once.
         cast("RunTask", task).forget()
+        self.inbox.on_idle = None
         _running.discard(task)
         if self.ended or task is not self.task:
             return

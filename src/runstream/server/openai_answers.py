@@ -183,7 +183,7 @@ class ForItsClient:
         try:
             if not self._is_kept:
                 await delete_run(self._service, self._reader.run_id)
-            elif is_failed or self._reader.dropped:
+            elif is_failed or (self._reader.dropped and not self._encoding.ended):  # who has it all may leave at once
                 await cancel_run(self._service, self._reader.run_id)
         except AgentsException as error:
             _logger.warning("%s cannot be stopped: %s", self._reader.run_id, error)

@@ -19,13 +19,7 @@ from runstream.agent.context import RunContextWrapper
 from runstream.agent.hooks import RunHooksBase
 from runstream.agent.items import RunItem, ToolApprovalItem, TResponseInputItem
 from runstream.errors import AgentsException, RunErrorDetails, UserError
-from runstream.events.event import (
-    RUN_END,
-    RUN_START,
-    Event,
-    RunStart,
-    RunStatus,
-)
+from runstream.events.event import RUN_END, RUN_START, Event, RunStart, RunStatus
 from runstream.flow.load import Place as QueuePlace
 from runstream.log.base import Log
 from runstream.log.cursor import Cursor

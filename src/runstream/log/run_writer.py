@@ -35,6 +35,10 @@ _Waiter: TypeAlias = tuple[int, "asyncio.Future[None]", bool]
 """What is woken once that seq is in the store, and whether it waits also where the run goes on without its store."""
 
 
+def _nobody(_: Exception) -> None:
+    """Hears of failures after the end."""
+
+
 class Flushes(Protocol):
     """What makes the flushes, as a run sees it."""
 
@@ -341,5 +345,7 @@ class RunWriter:
         self._waiters = waiting
 
     def close(self) -> None:
-        """The run is over: nothing more will come."""
+        """The run is over: nothing more will come, and nobody is told of anything."""
         self._log.pending = None
+        self._on_failure = _nobody
+        self.watch = None

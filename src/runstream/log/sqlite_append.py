@@ -37,13 +37,25 @@ class Held:
 
     __slots__ = ("ended", "epoch", "epochs", "held", "last_seq", "number")
 
-    def __init__(self, row: RunRow, last_seq: int) -> None:
-        self.number = row.number
-        self.epoch = row.epoch
-        self.epochs = row.epochs
-        self.held = row.lease_until is not None
-        self.ended = row.ended_at is not None
+    def __init__(self, number: int, epoch: int, epochs: str, last_seq: int, *, held: bool, ended: bool) -> None:
+        self.number = number
+        self.epoch = epoch
+        self.epochs = epochs
         self.last_seq = last_seq
+        self.held = held
+        self.ended = ended
+
+    @classmethod
+    def of(cls, row: RunRow, last_seq: int) -> Held:
+        """What its row says."""
+        return cls(
+            row.number,
+            row.epoch,
+            row.epochs,
+            last_seq,
+            held=row.lease_until is not None,
+            ended=row.ended_at is not None,
+        )
 
     def refusal(self, segment: Segment, epoch: int) -> Refusal | None:
         """The answer for a segment that is not simply the next one; None: it is there already."""
@@ -226,7 +238,7 @@ class LogLedger:
         if row is None:
             self._known.doubted.pop(append.run_id, None)
             return None
-        held = Held(row, self._last_seq(row))
+        held = Held.of(row, self._last_seq(row))
         if append.epoch == row.epoch and held.held:
             if row.appender != self._name:
                 self._execute("UPDATE runs SET appender = ? WHERE number = ?", (self._name, row.number))

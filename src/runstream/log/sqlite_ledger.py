@@ -55,7 +55,7 @@ class Ledger(LogLedger):
         if not epoch:
             self._count("queued")
         else:
-            self._known.runs[run.run_id] = Held(select_runs(self._connection, "number = ?", (number,))[0], 0)
+            self._known.runs[run.run_id] = Held(number, epoch, json.dumps(epochs), 0, held=True, ended=False)
         return epoch
 
     def _is_repeated(self, row: RunRow, run: NewRun, worker: str | None) -> bool:
@@ -107,7 +107,7 @@ class Ledger(LogLedger):
                 row.deliveries, now, self._name, row.number,
             ),
         )  # fmt: skip
-        self._known.runs[row.run_id] = Held(row, last_seq)
+        self._known.runs[row.run_id] = Held.of(row, last_seq)
         return Claim(record_of(row, last_seq, now, self._job(row.number)), epoch)
 
     def release(self, run_id: str, epoch: int) -> bool:

@@ -29,11 +29,13 @@ _LAST_CHANCE_S = 1.0
 class DurableRun:
     """Between a run that is carried out here and its store."""
 
-    __slots__ = ("_host", "_is_ending", "_run", "changed", "writer")
+    __slots__ = ("_host", "_is_ending", "_run", "_starting_agent", "changed", "run_id", "writer")
 
     def __init__(self, run: ActiveRun, host: StoreHost, epoch: int) -> None:
         config = run.config
-        self._run = run
+        self._run: ActiveRun | None = run
+        self._starting_agent = run.starting_agent
+        self.run_id = run.run_id
         self._host = host
         self._is_ending = False
         self.writer = RunWriter(
@@ -50,15 +52,13 @@ class DurableRun:
         host.add(self, epoch, config.lease_s, limit_s)
 
     @property
-    def run_id(self) -> str:
-        return self._run.run_id
-
-    @property
     def last_command(self) -> int:
-        return self._run.inbox.last_command
+        return 0 if self._run is None else self._run.inbox.last_command
 
     def take_command(self, command: Command) -> None:
         run = self._run
+        if run is None:
+            return  # too late
         if command.kind == "cancel":
             run.inbox.last_command = max(run.inbox.last_command, command.number)
             run.cancel("after_turn" if command.data.get("mode") == "after_turn" else "immediate")
@@ -74,7 +74,8 @@ class DurableRun:
             self.writer.fail(error)
         elif self.writer.goes_on_undurable:
             return
-        self._run.break_off(error)
+        if self._run is not None:
+            self._run.break_off(error)
 
     @property
     def epoch(self) -> int:
@@ -99,13 +100,14 @@ class DurableRun:
 
     def feed(self, after: int) -> StoredFeed:
         """The log as it is kept, from that seq on."""
-        book = AgentBook([self._run.starting_agent])
+        book = AgentBook([self._starting_agent])
         return StoredFeed(self._host.store, self.run_id, after, book)
 
     def leave(self) -> None:
         """The run is over, here at least."""
         self.writer.close()
         self._host.remove(self, self.writer.epoch)
+        self._run = None  # which has this one: else it would wait with its log for the collector
 
     async def hand_back(self) -> None:
         """Let another worker go on with the run. What is in the log is kept first."""
@@ -114,7 +116,7 @@ class DurableRun:
 
     def set_status(self, status: StoredStatus) -> None:
         """What the store tells of the run from its next event on. A run that ends for its approvals never waits."""
-        if status != "waiting" or self._run.config.on_approval == "wait":
+        if status != "waiting" or (self._run is not None and self._run.config.on_approval == "wait"):
             self.writer.set_status(status)
 
 

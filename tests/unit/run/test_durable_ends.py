@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,4 +72,22 @@ async def test_a_run_that_is_cancelled_while_it_is_entered_ends_in_its_store() -
     kinds = [event.kind async for event in result.events()]
     record = await store.find(result.run_id)
     assert (record.status, record.last_seq, kinds[-1]) == ("cancelled", len(kinds), "run.end")
+    await store.aclose()
+
+
+async def test_a_run_that_has_ended_is_let_go_without_the_collector() -> None:
+    """With its log: a server ends many of them between two collections."""
+    store = MemoryStore()
+    await store.open()
+    result = Runner.run_streamed(_agent(), "?", run_config=RunConfig(store=store))
+    await result.wait()
+    run = weakref.ref(result._run)
+    gc.disable()
+    try:
+        del result
+        for _ in range(3):  # what has ended with it
+            await asyncio.sleep(0)
+        assert run() is None
+    finally:
+        gc.enable()
     await store.aclose()

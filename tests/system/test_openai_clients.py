@@ -33,7 +33,7 @@ from runstream.server.channel import Batch
 from runstream.server.protocols.chat_completions import ChatEncoding
 from runstream.server.protocols.responses import ResponsesEncoding
 from runstream.sessions.memory import InMemorySession
-from runstream.testing import Raise, ScriptedModel, ToolCall, Turn
+from runstream.testing import ModelCall, Raise, ScriptedModel, ToolCall, Turn
 from serving import Client, serving
 
 pytestmark = pytest.mark.system
@@ -53,12 +53,20 @@ async def refund(number: int) -> str:
     return f"refunded {number}"
 
 
+def in_turns(first: list[Any], then: str) -> ScriptedModel:
+    """Answers with `first` what a person has said, with `then` what tools have: whoever else asks meanwhile."""
+
+    def answer(call: ModelCall) -> Any:
+        before = [item for item in call.input if item.get("role") != "user"]
+        return then if before and before[-1]["type"] == "function_call_output" else first
+
+    return ScriptedModel([answer], repeat=True)
+
+
 def agents() -> list[Agent[Any]]:
-    desk = ScriptedModel([["Let me see.", ToolCall("weather", {"city": "Oslo"})], "It is sunny."], repeat=True)
-    payer = ScriptedModel(
-        [[*(ToolCall("refund", {"number": number}) for number in (1, 2)), ToolCall("weather", {"city": "x"})], "Done."],
-        repeat=True,
-    )
+    desk = in_turns(["Let me see.", ToolCall("weather", {"city": "Oslo"})], "It is sunny.")
+    refunds = [ToolCall("refund", {"number": number}) for number in (1, 2)]
+    payer = in_turns([*refunds, ToolCall("weather", {"city": "x"})], "Done.")
     return [
         Agent(name="Desk", tools=[weather], model=desk),
         Agent(name="Slow", model=ScriptedModel([Turn((WORDS,), every_s=0.02)], repeat=True)),

@@ -154,6 +154,7 @@ if TYPE_CHECKING:
     from runstream.events.event import InputAdded as InputAdded
     from runstream.events.event import ItemAdded as ItemAdded
     from runstream.events.event import RunEnd as RunEnd
+    from runstream.events.event import RunQueued as RunQueued
     from runstream.events.event import RunStart as RunStart
     from runstream.events.event import ToolProgress as ToolProgress
     from runstream.flow.breaker import CircuitBreaker as CircuitBreaker
@@ -276,8 +277,8 @@ _EXPORTS: dict[str, str] = {
             "RunTimeoutError StoreError StoreUnavailable ToolTimeoutError UserError"
         ),
         "runstream.events.event": (
-            "AgentStart ApprovalResolved AttemptDiscarded ErrorInfo Event InputAdded ItemAdded RunEnd RunStart "
-            "ToolProgress"
+            "AgentStart ApprovalResolved AttemptDiscarded ErrorInfo Event InputAdded ItemAdded RunEnd RunQueued "
+            "RunStart ToolProgress"
         ),
         "runstream.flow.gather": "gather",
         "runstream.flow.merge": "Tagged merge",

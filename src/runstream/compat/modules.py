@@ -72,7 +72,7 @@ OURS = frozenset(
     (
         *("AgentStart", "Clock", "CursorExpired", "ErrorInfo", "Event", "InMemorySession", "ItemAdded", "MissingExtra"),
         *("ModelBatch", "ModelRequest", "ModelStreamBroken", "ModelStreamFailed", "ModelStreamTruncated"),
-        *("RunEnd", "RunStart", "ToolProgress", "ToolProgressStreamEvent", "install_as_agents"),
+        *("RunEnd", "RunQueued", "RunStart", "ToolProgress", "ToolProgressStreamEvent", "install_as_agents"),
     )
 )
 """Names that only we have: `agents.NAME` works, but `from agents import *` leaves out what nobody expects there."""

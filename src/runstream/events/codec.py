@@ -21,6 +21,7 @@ from runstream.events.event import (
     ITEM,
     MODEL,
     RUN_END,
+    RUN_QUEUED,
     RUN_START,
     TOOL_PROGRESS,
     AgentStart,
@@ -32,6 +33,7 @@ from runstream.events.event import (
     InputAdded,
     ItemAdded,
     RunEnd,
+    RunQueued,
     RunStart,
     ToolProgress,
 )
@@ -45,6 +47,7 @@ _JSON = (str, int, float, bool)
 
 _DATA_CLASSES: dict[str, type[Any]] = {
     RUN_START: RunStart,
+    RUN_QUEUED: RunQueued,
     AGENT_START: AgentStart,
     ITEM: ItemAdded,
     ATTEMPT_DISCARDED: AttemptDiscarded,

@@ -3,8 +3,10 @@
 Grammar of a run's log: `run.start` is first and `run.end` is last, each once; `agent.start` comes before anything else
 of that agent; `model` events keep the model's order; a tool's output comes after its call and every call gets exactly
 one output. After `attempt.discarded` with `from_seq`, what the events from that seq on had said counts as never said;
-they stay in the log. `tool.progress` comes between a call and its output. `guardrail` comes when a check is decided:
-those of a run's input also in the middle of a response.
+they stay in the log. `run.queued` comes before the first `agent.start`, or where another worker goes on: the run waits
+for its place (`RunConfig.load_limits`), and nothing else is written until it has one, which a last one with the
+position 0 tells; a run that need not wait has none. `tool.progress` comes between a call and its output. `guardrail`
+comes when a check is decided: those of a run's input also in the middle of a response.
 
 An agent that runs as a tool writes into the same log, under a path: that of the agent that called it, and the id of
 the call. What holds of a run holds of each path, but for `run.start` and `run.end`, which are the whole run's: a nested
@@ -31,6 +33,7 @@ __all__ = [
     "ITEM",
     "MODEL",
     "RUN_END",
+    "RUN_QUEUED",
     "RUN_START",
     "TOOL_PROGRESS",
     "AgentStart",
@@ -45,6 +48,7 @@ __all__ = [
     "InputAdded",
     "ItemAdded",
     "RunEnd",
+    "RunQueued",
     "RunStart",
     "RunStatus",
     "ToolOutcome",
@@ -53,6 +57,7 @@ __all__ = [
 
 # Wire names: for ever.
 RUN_START: Final = "run.start"
+RUN_QUEUED: Final = "run.queued"
 RUN_END: Final = "run.end"
 AGENT_START: Final = "agent.start"
 MODEL: Final = "model"
@@ -82,6 +87,14 @@ class RunStart:
     """What another process needs to go on with the run, as plain data."""
     resumed: dict[str, Any] | None = None
     """What the run goes on from, as plain data, where it continues an earlier one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunQueued:
+    """The run waits for its place among those that share its limits on load, and has moved."""
+
+    position: int
+    """How many have to begin before it has begun: 1 is next, 0 that it has its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +228,7 @@ class RunEnd:
 
 _OwnData: TypeAlias = (
     RunStart
+    | RunQueued
     | AgentStart
     | ItemAdded
     | AttemptDiscarded

@@ -36,19 +36,34 @@ _inside: ContextVar[frozenset[int]] = ContextVar("runs_inside", default=frozense
 class Place:
     """A run's place: in the queue, then among those that run. `leave` is called once, by whoever got it."""
 
-    __slots__ = ("__weakref__", "_ahead", "_limits", "_ready", "name")
+    __slots__ = ("__weakref__", "_ahead", "_limits", "_ready", "name", "on_move")
 
-    def __init__(self, limits: LoadLimits, name: str) -> None:
+    def __init__(self, limits: LoadLimits, name: str, on_move: Callable[[int], object] | None = None) -> None:
         self._limits: LoadLimits | None = limits
         self._ready: asyncio.Future[None] | None = None
         self._ahead = 0
         self.name = name
         """The id of the run."""
+        self.on_move = on_move
+        """Told the position whenever it has changed."""
 
     @property
     def position(self) -> int:
         """How many have to begin before the run has begun: 1 is next; 0 once it runs."""
         return self._ahead
+
+    async def wait(self) -> None:
+        """Return once the run may begin; who is cancelled meanwhile has left. To be called in the task that carries the
+        run out: what that starts counts with it."""
+        limits = self._limits
+        if self._ready is not None:
+            try:
+                await self._ready
+            except BaseException:
+                self.leave()
+                raise
+        if limits is not None:
+            _inside.set(_inside.get() | {id(limits)})
 
     def leave(self) -> None:
         """Free the place for the next one."""
@@ -64,10 +79,9 @@ class Place:
         changed, self._ahead = ahead != self._ahead, ahead
         return changed
 
-    def wait(self) -> asyncio.Future[None]:
-        """Done when the run may begin."""
+    def stand(self) -> None:
+        """There is none yet: wait for one."""
         self._ready = asyncio.get_running_loop().create_future()
-        return self._ready
 
     def admit(self) -> bool:
         """Let the run begin; False where it has been given up meanwhile."""
@@ -134,31 +148,32 @@ class LoadLimits:
         """Whether calls of models are limited."""
         return self._requests_per_minute is not None or self._tokens_per_minute is not None
 
-    async def enter(self, name: str, on_place: Callable[[Place], object] | None = None) -> Place:
-        """A place for a run; `on_place` gets it before the wait for it. Raises LoadRefused where too many wait.
+    @property
+    def full(self) -> bool:
+        """Whether one more run would be refused."""
+        room = self.max_runs is None or (len(self._running) < self.max_runs and not self._queue)
+        return not room and len(self._queue) >= self.max_queue
 
-        To be called in the task that carries the run out: what that starts counts with it.
-        """
-        place = Place(self, name)
-        held = _inside.get()
-        if self.max_runs is None or id(self) in held:
+    def ask(self, name: str, on_move: Callable[[int], object] | None = None) -> Place:
+        """A place for a run, at the end of the queue if need be: `Place.wait` for it. `on_move` is told its position
+        whenever that has changed. Raises LoadRefused where too many wait."""
+        place = Place(self, name, on_move)
+        if self.max_runs is None or id(self) in _inside.get():
             return place
+        if self.full:
+            raise LoadRefused("runs", len(self._queue))
         if len(self._running) < self.max_runs and not self._queue:
             self._running.add(place)
         else:
-            if len(self._queue) >= self.max_queue:
-                raise LoadRefused("runs", len(self._queue))
-            ready = place.wait()
+            place.stand()
             self._queue.append(place)
-            if on_place is not None:
-                on_place(place)
             self._moved()
-            try:
-                await ready
-            except BaseException:
-                place.leave()
-                raise
-        _inside.set(held | {id(self)})
+        return place
+
+    async def enter(self, name: str, on_move: Callable[[int], object] | None = None) -> Place:
+        """As `ask`, and the wait for it: both in the task that carries the run out."""
+        place = self.ask(name, on_move)
+        await place.wait()
         return place
 
     def free(self, place: Place) -> None:
@@ -182,6 +197,8 @@ class LoadLimits:
                 self._tell(place)
 
     def _tell(self, place: Place) -> None:
+        if place.on_move is not None:
+            place.on_move(place.position)
         if self.on_position is not None:
             try:
                 self.on_position(place)

@@ -19,6 +19,7 @@ from runstream.events.event import (
     ITEM,
     MODEL,
     RUN_END,
+    RUN_QUEUED,
     RUN_START,
     ApprovalResolved,
     Event,
@@ -48,6 +49,7 @@ class RunFold:
         "items",
         "last_command",
         "path",
+        "queue_position",
         "response_index",
         "response_seq",
         "responses",
@@ -82,6 +84,8 @@ class RunFold:
         self.turn_closed = False
         """Whether a run ended after the latest response, other than for a person's sake: nothing of its turn is due."""
         self.end: RunEnd | None = None
+        self.queue_position = 0
+        """As in `RunQueued`."""
         self.fallback_model: str | None = None
         """The model that has taken the open call over from the first choice, and why."""
         self.fallback_reason: str | None = None
@@ -120,8 +124,11 @@ class RunFold:
         elif kind == RUN_START:
             self.start = event.data
             self.end = None  # where the run continues another one, that one's
+        elif kind == RUN_QUEUED:
+            self.queue_position = event.data.position
         elif kind == RUN_END:
             self.end = event.data
+            self.queue_position = 0
             self.turn_closed = event.data.status != "interrupted"
             self.response_seq = None
 

@@ -197,10 +197,6 @@ class ActiveRun(RunLog):
             self.context.usage.add(response.usage)
         restore_approvals(fold, self.context)
 
-    def stand(self, place: QueuePlace) -> None:
-        """The run waits in a queue."""
-        self.place = place
-
     def start(self, drive: Coroutine[Any, Any, None]) -> None:
         """Begin, as a task of the running event loop."""
         observers = () if self.is_nested else run_observers
@@ -258,6 +254,8 @@ class ActiveRun(RunLog):
         """Ask for the end: at once, or after this turn. Once the run has ended, only open readers are cut short."""
         if mode not in ("immediate", "after_turn"):
             raise UserError(f"cancel mode must be 'immediate' or 'after_turn', not {mode!r}")
+        if self.place is not None and self.place.position:
+            mode = "immediate"  # in the queue there is no turn to wait for
         if mode == "immediate":
             for place in self._readers:
                 place.silenced = True

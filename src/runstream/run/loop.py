@@ -111,7 +111,15 @@ async def _turns_to_end(run: ActiveRun, progress: Progress) -> _Outcome:
     limits = run.config.load_limits
     try:
         if limits is not None and not run.is_nested:  # it has the place of the run that calls it
-            run.place = await limits.enter(run.run_id, run.stand)
+            run.place = limits.ask(run.run_id, run.emit_queued)
+        if run.config.store is not None and run.durable is None:
+            from runstream.run.durable import make_durable
+
+            await make_durable(run)
+            await run.committed()  # a run that people know of is one that is kept
+        if run.place is not None:
+            await run.place.wait()
+        run.emit_queued(0)  # also where it is another worker's queue that it stood in
         return await _take_turns(run, progress), None
     except (asyncio.CancelledError, GeneratorExit):
         raise
@@ -172,11 +180,6 @@ _Outcome: TypeAlias = tuple[RunStatus, BaseException | None]
 
 
 async def _take_turns(run: ActiveRun, progress: Progress) -> RunStatus:
-    if run.config.store is not None and run.durable is None:
-        from runstream.run.durable import make_durable
-
-        await make_durable(run)
-        await run.committed()  # a run that people know of is one that is kept
     if run.stops_after_turn:
         # Asked for before there was a turn: there is to be none.
         run.emit_agent(run.starting_agent)

@@ -238,9 +238,11 @@ class RunResultStreaming(RunResultBase):
 
     @property
     def queue_position(self) -> int:
-        """How many runs have to begin before this one (`RunConfig.load_limits`): 1 is next; 0 once it runs."""
-        place = None if isinstance(self._run, FollowedRun) else self._run.place
-        return 0 if place is None else place.position
+        """How many runs have to begin before this one (`RunConfig.load_limits`): 1 is next; 0 once it runs. Of a run
+        that is carried out elsewhere, as far as anybody has read."""
+        if isinstance(self._run, FollowedRun):
+            return self._run.fold.queue_position
+        return 0 if self._run.place is None else self._run.place.position
 
     @property
     def context_wrapper(self) -> RunContextWrapper[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]

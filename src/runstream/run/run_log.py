@@ -22,6 +22,7 @@ from runstream.events.event import (
     INPUT_ADDED,
     ITEM,
     MODEL,
+    RUN_QUEUED,
     TOOL_PROGRESS,
     AgentStart,
     ApprovalResolved,
@@ -30,6 +31,7 @@ from runstream.events.event import (
     GuardrailChecked,
     InputAdded,
     ItemAdded,
+    RunQueued,
     RunStatus,
     ToolProgress,
 )
@@ -55,6 +57,10 @@ _EVENT_NAMES: dict[str, str] = {
     "mcp_approval_response_item": "mcp_approval_response",
     "mcp_list_tools_item": "mcp_list_tools",
 }
+
+_NEAR = 10
+"""Up to here each place in a queue is told; farther back, when a tenth of those ahead have gone: of a long queue in
+which all move up at once, most events would say what nobody can tell apart."""
 
 _FAILURES = frozenset(("response.failed", "response.incomplete", "error"))
 
@@ -189,6 +195,16 @@ class RunLog:
         self.fold.apply(self.log.append(GUARDRAIL, self.now(), agent.name, checked, attempt=attempt))
         if self.durable is not None:
             self.durable.changed(urgent=True)
+
+    def emit_queued(self, position: int) -> None:
+        """The run has moved in the queue of those that wait for their place; 0 is that it has one."""
+        told = self.fold.queue_position
+        is_small_step = position > _NEAR and told - told // 10 < position < told
+        if position == told or is_small_step or self.closed or self.log.sealed:
+            return
+        self.fold.apply(self.log.append(RUN_QUEUED, self.now(), self.agent.name, RunQueued(position)))
+        if self.durable is not None:
+            self.durable.changed(urgent=False)
 
     def emit_progress(self, progress: ToolProgress) -> None:
         """A tool that runs has something to say. The state knows nothing of it."""

@@ -130,8 +130,8 @@ class Worker:
 
     def stop(self, *, drain_s: float = 30.0) -> None:
         """Take no more runs. Those that go on have `drain_s` seconds to end; then they are handed on to another worker,
-        at the end of their turn or, as long again later, at once. Those that only wait for a person are handed on at
-        once. Called again with `drain_s=0`, it hands all on now.
+        at the end of their turn or, as long again later, at once. Those that only wait, for a person or for their
+        place, are handed on at once. Called again with `drain_s=0`, it hands all on now.
         """
         if drain_s <= 0:
             self._at_once.set()
@@ -142,8 +142,9 @@ class Worker:
     async def _drain(self) -> None:
         while self._beginning:
             await asyncio.wait(self._beginning)
-        for run_id in list(self._idle):
-            _hand_on(self._runs[run_id])
+        for run in list(self._runs.values()):
+            if run.run_id in self._idle or run.fold.queue_position:
+                _hand_on(run)
         if not await self._ended():
             for run in self._runs.values():
                 run.hands_over = True

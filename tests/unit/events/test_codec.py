@@ -25,6 +25,7 @@ from runstream.events.event import (
     InputAdded,
     ItemAdded,
     RunEnd,
+    RunQueued,
     RunStart,
     ToolProgress,
 )
@@ -121,6 +122,7 @@ EVENTS = [
             *("search", "call_2", "Withheld."),
         ),
     ),
+    event(24, "run.queued", RunQueued(2)),
 ]
 # What version 1 wrote before these fields came to it.
 _ADDED = {"options", "resumed", "history", "next_model"}

@@ -18,13 +18,14 @@ from runstream.events.event import (
     InputAdded,
     ItemAdded,
     RunEnd,
+    RunQueued,
     RunStart,
     RunStatus,
     ToolProgress,
 )
 
 _CLASSES = (
-    *(RunStart, AgentStart, ItemAdded, ErrorInfo, RunEnd),
+    *(RunStart, RunQueued, AgentStart, ItemAdded, ErrorInfo, RunEnd),
     *(AttemptDiscarded, ApprovalResolved, InputAdded, ToolProgress, GuardrailChecked),
 )
 
@@ -41,6 +42,7 @@ def test_wire_strings() -> None:
         "ITEM": "item",
         "MODEL": "model",
         "RUN_END": "run.end",
+        "RUN_QUEUED": "run.queued",
         "RUN_START": "run.start",
         "TOOL_PROGRESS": "tool.progress",
     }
@@ -52,6 +54,7 @@ def test_names_of_the_fields() -> None:
     fields = {data_class.__name__: [field.name for field in dataclasses.fields(data_class)] for data_class in _CLASSES}
     assert fields == {
         "RunStart": ["input", "max_turns", "options", "resumed"],
+        "RunQueued": ["position"],
         "AgentStart": ["previous", "history", "history_input"],
         "ItemAdded": ["name", "type", "raw", "more"],
         "ErrorInfo": ["type", "message", "code", "retryable"],

@@ -36,8 +36,9 @@ class Runs:
 
     async def _run(self, name: str) -> None:
         gate = self.gates[name] = asyncio.Event()
-        place = await self.limits.enter(name, lambda place: self.places.update({name: place}))
+        place = self.places[name] = self.limits.ask(name)
         try:
+            await place.wait()
             self.began.append(name)
             await gate.wait()
         finally:
@@ -69,6 +70,21 @@ async def test_so_many_runs_and_no_more() -> None:
     assert runs.began == list("abcde")
     assert (limits.running, limits.queued) == (0, 0)
     assert told[:5] == [("c", 1), ("d", 2), ("e", 3), ("c", 0), ("d", 1)]
+
+
+async def test_a_place_is_told_of_its_moves() -> None:
+    """Each its own, in the queue and out of it; who need not wait is told nothing."""
+    limits = LoadLimits(max_runs=1, max_queue=2)
+    told: dict[str, list[int]] = {name: [] for name in "abc"}
+    places = {name: limits.ask(name, told[name].append) for name in told}
+    assert (limits.running, limits.queued, limits.full) == (1, 2, True)
+    await places["a"].wait()
+    places["a"].leave()
+    places["b"].leave()  # it had its place, and had not begun
+    await places["c"].wait()
+    assert told == {"a": [], "b": [1, 0], "c": [2, 1, 0]}
+    assert (limits.running, limits.queued, limits.full) == (1, 0, False)
+    places["c"].leave()
 
 
 async def test_a_full_queue_refuses() -> None:

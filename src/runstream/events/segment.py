@@ -69,9 +69,14 @@ def encode_segment(events: Sequence[Event]) -> bytes:
     """Events that follow one another in one run, as one blob."""
     records: list[_Record] = []
     index, count = 0, len(events)
+    if count == 1 and events[0].frame is not None:  # so do deltas come from slow models: there is nothing to find out
+        event = events[0]
+        data: Any = encode_data(event)
+        records.append(_Record(VERSION, event.seq, event.at, event.kind, event.agent, event.attempt, event.path, data))
+        index = 1
     while index < count:
         event = events[index]
-        data: Any = event.data
+        data = event.data
         if event.kind == MODEL and _is_plain_delta(data):
             end = _stretch_end(events, index) if index + 1 < count else index + 1
             if end - index > 1:

@@ -288,7 +288,6 @@ class LogLedger:
             return True  # somebody else has moved them
         gathered.move(self._connection)
         self._state["floor"] = gathered.last
-        self._changed.add("floor")
         since = max(self._known.journal_bytes - gathered.counted, 0)
         self._known.journal_bytes = since + (gathered.size_bytes if gathered.more else int(gathered.kept))
         return gathered.more

@@ -56,7 +56,7 @@ class Gathered:
     """The columns of `segments`, and the number of the run."""
 
     def move(self, connection: sqlite3.Connection) -> None:
-        """Inside a transaction in which `state.floor` is still that of the reading, and is set to `last`."""
+        """Inside a transaction in which `state.floor` is still that of the reading."""
         connection.executemany(
             "UPDATE runs SET last_seq = max(last_seq, ?), updated_at = max(updated_at, ?) WHERE number = ?", self.runs
         )
@@ -67,6 +67,8 @@ class Gathered:
             self.rows,
         )
         connection.execute("DELETE FROM journal WHERE id <= ?", (self.last,))
+        # At once: who gathers more in the same transaction reads it.
+        connection.execute("UPDATE state SET floor = ?", (self.last,))
 
 
 def gather(connection: sqlite3.Connection, keep_rows: int, counted: int) -> Gathered | None:

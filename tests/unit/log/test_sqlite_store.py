@@ -154,6 +154,22 @@ async def test_rows_of_a_dead_process_are_compacted_by_others(tmp_path: Path) ->
         assert seqs([await store.read("run_1", 0)]) == [1, 2, 3]
 
 
+async def test_a_journal_that_is_moved_in_several_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes a run over, or trims it, moves the whole journal within one transaction, however long it has become."""
+    monkeypatch.setattr("runstream.log.sqlite_compaction._COMPACTION_BYTES", 100)
+    time = Time()
+    async with opened(tmp_path, 2, time) as (store, other):
+        epoch = await begin(store, events=9)
+        time.uptime_s += 60.0
+        claim = await other.claim("run_1", "w2", 5.0)
+        assert claim.run.last_seq == 9
+        for seq in range(10, 19):
+            await write(other, claim.epoch, seq)
+        assert await other.trim("run_1", 5) == 5
+        assert await store.append([Append("run_1", epoch, Segment(10, 10, b"10"))]) == ["fenced"]
+        assert seqs([await store.read("run_1", 4)]) == list(range(5, 19))
+
+
 async def test_a_long_log_is_kept_in_stretches(tmp_path: Path) -> None:
     """Segments of one epoch share rows of some ten kilobytes; trimming cuts inside of one."""
     async with opened(tmp_path) as store:

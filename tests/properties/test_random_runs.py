@@ -1,7 +1,8 @@
 """Laws that hold for every run, whatever the model says, the tools do and whoever cancels when.
 
 A `Story` is such a run, drawn at random: what the model answers turn by turn, how long tools take and how they fail,
-handoffs, unknown tools, refusals, broken streams; how slow the session is; when it is cancelled and how.
+handoffs, unknown tools, refusals, broken streams; how slow the session is; how long it waits for its place; when it is
+cancelled and how.
 """
 
 import asyncio
@@ -11,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runstream import Agent, ModelSettings, RunConfig, Runner, function_tool
 from runstream.agent.retry import ModelRetryBackoffSettings, ModelRetrySettings
 from runstream.events.event import Event
+from runstream.flow.load import LoadLimits, Place
 from runstream.run.config import ToolExecutionConfig
 from runstream.run.history import CANCELLED_OUTPUT, input_items_of
 from runstream.run.result import RunResultStreaming
@@ -41,6 +43,8 @@ class Story:
     cancel_mode: str | None = None
     cancel_after_s: float = 0.0
     reader: str = "view"
+    ahead_s: tuple[float, ...] = ()
+    """After how long each run leaves that was there before, in the one place that there is and in the queue."""
 
 
 durations = st.sampled_from([1.0, 0.0, 0.5, 2.5])
@@ -98,7 +102,14 @@ def stories(*, fault: st.SearchStrategy[Any] = faults, cancels: bool = True) -> 
         cancel_mode=st.sampled_from([None, "immediate", "immediate", "after_turn"]) if cancels else st.none(),
         cancel_after_s=st.sampled_from([0.0, 0.1, 0.4, 0.7, 1.1, 2.6, 5.0]),
         reader=st.sampled_from(["view", "log", "none"]),
+        ahead_s=st.sampled_from([(), (), (), (0.5,), (1.2, 0.1), (0.2, 2.0, 2.0)]),
     )
+
+
+# What few stories come to.
+TIMED_OUT = Story(
+    (Turn((ToolCall("sudden", {"delay_s": 2.5, "fails": False}),)),), 6, True, None, 0.0, ahead_s=(0.2, 2.0, 2.0)
+)
 
 
 class _Session(InMemorySession):
@@ -138,11 +149,20 @@ class Stage:
             tool_not_found_behavior="return_error_to_model" if story.tells_unknown else "raise_error",
             tool_execution=ToolExecutionConfig(max_function_tool_concurrency=story.concurrency),
         )
+        if story.ahead_s:
+            config.load_limits = LoadLimits(max_runs=1, clock=self.clock)
+            self._ahead = [
+                asyncio.create_task(self._leave(config.load_limits.ask("ahead"), after_s)) for after_s in story.ahead_s
+            ]
         self.options: dict[str, Any] = {
             "max_turns": story.max_turns,
             "session": self.session,
             "run_config": config,
         }
+
+    async def _leave(self, place: Place, after_s: float) -> None:
+        await self.clock.sleep(after_s)
+        place.leave()
 
     def _tools(self) -> list[Any]:
         from runstream.agent.tool_context import ToolContext
@@ -242,9 +262,14 @@ def check_grammar(events: list[Event]) -> None:
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert all(earlier.at <= later.at for earlier, later in itertools.pairwise(events))
     assert {event.run_id for event in events} == {events[0].run_id}
+    queued = [event.data.position for event in events if event.kind == "run.queued"]
+    assert kinds[1 : 1 + len(queued)] == ["run.queued"] * len(queued)
+    assert queued == sorted(set(queued), reverse=True)
+    # It has its place in the end, or never began.
+    assert not queued or queued[-1] == 0 or len(kinds) == len(queued) + 2
     active: str | None = None
     calls: dict[str, bool] = {}
-    for event in events[1:-1]:
+    for event in events[1 + len(queued) : -1]:
         if event.kind == "agent.start":
             assert event.data.previous == active
             active = event.agent
@@ -319,6 +344,8 @@ def test_the_grammar_of_events() -> None:
         events = await _grammar(stage)
         seen.add(events[-1].data.status)
         for event in events:
+            if event.kind == "run.queued":
+                seen.add(f"queued as {event.data.position}")
             if event.kind == "item":
                 seen.add(event.data.name)
                 if event.data.name == "tool_output":
@@ -326,6 +353,7 @@ def test_the_grammar_of_events() -> None:
 
     @settings(max_examples=150)
     @given(stories())
+    @example(TIMED_OUT)
     def holds(story: Story) -> None:
         on_stage(act)(story)
 
@@ -347,6 +375,8 @@ def test_the_grammar_of_events() -> None:
         "Tool 'sudden",
         "Multiple han",
         "Tool nowhere",
+        "queued as 3",
+        "queued as 0",
     }
 
 

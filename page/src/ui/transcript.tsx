@@ -133,17 +133,24 @@ function Doing({ run }: { run: Run }): VNode | null {
       (last.type === "tool" && ["arguments", "waiting", "running"].includes(last.state)));
   if (shows) return null;
   const agent = view.main.agent ?? run.agent;
+  const ahead = view.queuePosition - 1;
   const isNew = !last || last.type === "input";
   return (
     <>
       {isNew && agent && <AgentName name={agent} />}
-      <p class="doing" aria-label={`${agent} is working`}>
-        <span class="dots" aria-hidden="true">
-          <i />
-          <i />
-          <i />
-        </span>
-      </p>
+      {ahead >= 0 ? (
+        <p class="doing queued" role="status">
+          <span class="spinner" aria-hidden="true" /> {ahead ? `Waiting: ${ahead} ahead` : "Waiting: next"}
+        </p>
+      ) : (
+        <p class="doing" aria-label={`${agent} is working`}>
+          <span class="dots" aria-hidden="true">
+            <i />
+            <i />
+            <i />
+          </span>
+        </p>
+      )}
     </>
   );
 }

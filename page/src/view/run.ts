@@ -31,6 +31,8 @@ export interface Figures {
 export class RunView {
   runId: string | null = null;
   status: Status = "new";
+  /** How many runs have to begin before this one may; 0 where it does not wait for its place. */
+  queuePosition = 0;
   /** Seq of the newest event: what to go on after. */
   lastSeq = 0;
   missed = 0;
@@ -118,6 +120,10 @@ export class RunView {
         return strand.checked(event);
       case "tool.progress":
         return strand.reported(event);
+      case "run.queued":
+        if (!isTop) return [];
+        this.queuePosition = event.data.position;
+        return [HEAD];
       case "run.start":
         return isTop ? this.start(event) : [];
       case "run.end":
@@ -129,6 +135,7 @@ export class RunView {
   private noteGap(seq: number): number[] {
     const first = this.lastSeq + 1;
     this.missed += seq - first;
+    this.queuePosition = 0;
     for (const strand of this.strands.values()) strand.loseTrack();
     this.mainFold.add({ type: "gap", id: first, at: null, agent: null, void: false, to_seq: seq - 1 });
     return [first];
@@ -179,6 +186,7 @@ export class RunView {
   private end(event: RunEvent): number[] {
     const { status, final_output, error, usage } = event.data;
     this.status = status;
+    this.queuePosition = 0;
     this.endedAt = event.at;
     this.finalOutput = final_output ?? null;
     this.error = error ?? null;
@@ -229,6 +237,7 @@ export class RunView {
       turns,
       cut,
       guardrails,
+      queue_position: this.queuePosition,
       figures: this.figures,
     };
   }
@@ -238,6 +247,7 @@ export class RunView {
     const view = new RunView();
     view.runId = data.run_id;
     view.status = data.status;
+    view.queuePosition = data.queue_position ?? 0;
     view.lastSeq = data.last_seq;
     view.missed = data.missed;
     view.startedAt = data.started_at;

@@ -35,6 +35,7 @@ from runstream.render.figures import describe
 from runstream.render.terminal import cut, one_line
 from runstream.server.client import Lost, Resumed, Resync
 from runstream.view.entries import InputEntry, ToolEntry
+from runstream.view.texts import queue_text
 
 if TYPE_CHECKING:
     from runstream.cli.conversation import Answer, Conversation
@@ -425,7 +426,8 @@ class Dialogue:
             below.append(self._pen(cut("stopping; Ctrl-C again quits at once", columns), "yellow"))
         elif asked is None and self._task is not None and self._lines is not None:
             agent = one_line(lines.view.agent or self._conversation.agent)
-            below.append(self._pen(cut(f"{agent} · Ctrl-C stops", columns), dim=True))
+            place = f" · {queue_text(lines.view.queue_position)}" if lines.view.queue_position else ""
+            below.append(self._pen(cut(f"{agent}{place} · Ctrl-C stops", columns), dim=True))
         above = lines.open_lines(room - len(below), self._clock.now())
         return [*above, *([""] if above or lines.has_begun else []), *below]
 

@@ -87,6 +87,8 @@ class Screen:
             self._write(self._renderer.close())
 
     def note(self, text: str) -> None:
+        """A line on standard error."""
+        self._renderer.keep_line()
         click.echo(text, err=True)
 
     def _write(self, piece: str) -> None:

@@ -20,7 +20,9 @@ __all__ = [
     "TOOL",
     "Attempt",
     "Lane",
+    "QueueTime",
     "Turn",
+    "contents_of",
     "held_up_turn",
     "is_fallback",
     "total_usage",
@@ -150,6 +152,30 @@ class Lane:
         self.last_at = at
         self.restart_at: float | None = None
         """When the attempt before the next one was discarded."""
+
+
+class QueueTime:
+    """How long a run has waited for its place."""
+
+    __slots__ = ("_at", "position", "waited_s")
+
+    def __init__(self) -> None:
+        self._at = 0.0
+        self.position = 0
+        self.waited_s = 0.0
+
+    def move(self, position: int, at: float) -> None:
+        """It stands there now; 0 is that it waits no longer."""
+        if self.position:
+            self.waited_s += at - self._at
+        self.position, self._at = position, at
+
+
+def contents_of(response: Any) -> list[int]:
+    """What is in an answer that did not stream: it is there all at once."""
+    kinds = [str(read_field(item, "type")) for item in read_field(response, "output") or ()]
+    known = {"message": TEXT, "reasoning": REASONING}
+    return [known.get(kind, TOOL) for kind in kinds if kind in known or kind.endswith("_call")]
 
 
 def is_fallback(before: Attempt, attempt: Attempt) -> bool:

@@ -25,6 +25,7 @@ from runstream.events.event import (
     ITEM,
     MODEL,
     RUN_END,
+    RUN_QUEUED,
     RUN_START,
     Event,
 )
@@ -85,6 +86,7 @@ class _RunLines(FoldListener):
         self._content = content
         self._fold = MetricsFold(listener=self)
         self._event: Event | None = None
+        self._is_queued = False
 
     def apply(self, event: Event) -> None:
         """Take in the next event."""
@@ -99,6 +101,8 @@ class _RunLines(FoldListener):
         elif kind == RUN_START:
             size = {"input_chars": len(data.input)} if isinstance(data.input, str) else {"input_items": len(data.input)}
             self._line(logging.INFO, kind, **size, **self._said("input", data.input))
+        elif kind == RUN_QUEUED:
+            self._queued(data.position)
         elif kind == AGENT_START:
             self._line(logging.INFO, kind, previous=data.previous)
         elif kind == ATTEMPT_DISCARDED:
@@ -139,6 +143,13 @@ class _RunLines(FoldListener):
 
     def _said(self, name: str, value: Any) -> dict[str, Any]:
         return {name: plain(value)} if self._content else {}
+
+    def _queued(self, position: int) -> None:
+        """One line when the wait begins, and one when it is over."""
+        if self._is_queued != bool(position):
+            self._is_queued = bool(position)
+            waited_s = None if position else round(self._fold.metrics.queued_s, 6)
+            self._line(logging.INFO, RUN_QUEUED, position=position, queued_s=waited_s)
 
     def _item(self, data: Any) -> None:
         raw = data.raw

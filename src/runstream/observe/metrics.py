@@ -20,6 +20,7 @@ from runstream.events.event import (
     ITEM,
     MODEL,
     RUN_END,
+    RUN_QUEUED,
     RUN_START,
     Event,
     RunEnd,
@@ -30,12 +31,12 @@ from runstream.observe.calls import (
     EVENT,
     FIRST_NAMES,
     OUTCOMES,
-    REASONING,
-    TEXT,
     TOOL,
     Attempt,
     Lane,
+    QueueTime,
     Turn,
+    contents_of,
     held_up_turn,
     is_fallback,
     total_usage,
@@ -51,6 +52,7 @@ from runstream.observe.figures import (
     TurnMetrics,
 )
 from runstream.observe.sketch import Sketch
+from runstream.view.texts import queue_text
 
 __all__ = ["FoldListener", "MetricsFold", "RunMetrics"]
 
@@ -71,7 +73,7 @@ class RunMetrics:
     duration_s: float
     """To the latest event."""
     first: FirstTimes
-    """From the begin of the run, without nested agents."""
+    """From the begin of the run, without the time in the queue before it, and without nested agents."""
     events: int
     deltas: int
     gaps: GapFigures
@@ -93,6 +95,8 @@ class RunMetrics:
     """To models, as the run counted them; 0 before its end."""
     usage: TokenUsage
     """The sum over complete responses; of an ended run what the run counted, if that is more."""
+    queued_s: float = 0.0
+    """How long the run waited for its place (`RunConfig.load_limits`), so far."""
 
     @classmethod
     def of(cls, events: Iterable[Event], *, stall_s: float = 2.0) -> RunMetrics:
@@ -138,6 +142,7 @@ class MetricsFold:
         self._run_id = ""
         self._agent: str | None = None
         self._started_at = 0.0
+        self._queue = QueueTime()
         self._events = 0
         self._lanes: dict[tuple[str, ...], Lane] = {}
         self._turns: list[Turn] = []
@@ -196,7 +201,10 @@ class MetricsFold:
             return
         elif kind == APPROVAL_RESOLVED:
             self._start_anew(event)
+        elif kind == RUN_QUEUED:
+            self._queue.move(data.position, event.at)
         elif kind == RUN_END and not event.path:
+            self._queue.move(0, event.at)
             self._apply_end(event)
         elif kind == INPUT_ADDED:
             self._asks = True
@@ -239,8 +247,8 @@ class MetricsFold:
         if outcome is not None:
             if response is not None:
                 attempt.usage = usage_of(response)
-                if not attempt.deltas:
-                    self._mark_output(response, lane, attempt, at)
+                for what in () if attempt.deltas else contents_of(response):
+                    self._mark(what, lane, attempt, at)
             self._end_attempt(lane, outcome, at)
 
     def _begin_attempt(self, event: Event, lane: Lane) -> Attempt:
@@ -275,20 +283,9 @@ class MetricsFold:
         if turn is not None and turn.firsts[what] is None:
             turn.firsts[what] = at - turn.started_at
         if self._firsts[what] is None and not lane.path:
-            delay_s = self._firsts[what] = at - self._started_at
+            delay_s = self._firsts[what] = at - self._started_at - self._queue.waited_s
             if self._listener is not None:
                 self._listener.first(FIRST_NAMES[what], delay_s, self._agent)
-
-    def _mark_output(self, response: Any, lane: Lane, attempt: Attempt, at: float) -> None:
-        """An answer that did not stream is there all at once."""
-        for item in read_field(response, "output") or ():
-            kind = str(read_field(item, "type"))
-            if kind == "message":
-                self._mark(TEXT, lane, attempt, at)
-            elif kind == "reasoning":
-                self._mark(REASONING, lane, attempt, at)
-            elif kind.endswith("_call"):
-                self._mark(TOOL, lane, attempt, at)
 
     def _end_attempt(self, lane: Lane, outcome: str, at: float) -> None:
         attempt, lane.attempt = lane.attempt, None
@@ -414,9 +411,11 @@ class MetricsFold:
 
     @property
     def activity(self) -> str:
-        """What the run does, in a few words: its tools, whether it answers, asks a model, finishes, or has ended."""
+        """What the run does, in a few words: its tools, whether it waits for its place, answers, asks, or has ended."""
         if self._end is not None:
             return self._end.status
+        if self._queue.position:
+            return queue_text(self._queue.position)
         tools = self.open_tools
         if tools:
             return ", ".join(dict.fromkeys(tool.name for tool in tools))
@@ -491,6 +490,7 @@ class MetricsFold:
             approvals=self._approvals,
             requests=self._counted.get("requests", 0),
             usage=total_usage([each.usage for turn in self._turns for each in turn.attempts], self._counted),
+            queued_s=self._queue.waited_s,
         )
 
     @property

@@ -28,9 +28,10 @@ from runstream.events.event import (
     ITEM,
     MODEL,
     RUN_END,
+    RUN_QUEUED,
     RUN_START,
 )
-from runstream.view.texts import content_parts, input_text, output_text
+from runstream.view.texts import content_parts, input_text, output_text, queue_text
 
 if TYPE_CHECKING:
     from runstream.events.event import Event
@@ -69,6 +70,10 @@ _PLAIN_COLUMNS = 200
 # word that comes in several pieces still fits.
 _MAX_TEXT_COLUMNS = 92
 _SPARE_COLUMNS = 8
+
+# Where there is no more room, a line might be two.
+_ONE_LINE_COLUMNS = 40
+_LINE_BACK = "\x1b[1A\x1b[2K"
 
 # Control characters, line separators and marks that reorder what stands around them, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -121,6 +126,8 @@ class TerminalRenderer:
         """Whether an item has come since the last event of a model."""
         self._text_seq = 0
         """The seq of the newest event whose text was shown."""
+        self._tells_place = False
+        """Whether the last line says where the run stands in a queue, and can be written over."""
 
     def feed(self, event: Event) -> str:
         """What to write for the next event; often nothing."""
@@ -152,6 +159,8 @@ class TerminalRenderer:
             return self.line("approval", f"{answer} {data.tool_name}{always}{message}")
         if kind == INPUT_ADDED:
             return self.line("user", input_text(data.items))
+        if kind == RUN_QUEUED:
+            return self._place(data.position)
         if kind == RUN_START and self._shows_input and data.resumed is None:
             return self.line("user", input_text(data.input))
         return ""
@@ -169,6 +178,10 @@ class TerminalRenderer:
             shown = click.style(shown, dim=True) if label == "tool" else shown
         self._waiting.append(f"{head}{shown}\n")
         return "" if self._part is not None else self._lines()
+
+    def keep_line(self) -> None:
+        """Something else was written below the last line: that is not to be written over."""
+        self._tells_place = False
 
     def close(self) -> str:
         """End the text that is open, if any, and write what waits for it."""
@@ -207,6 +220,13 @@ class TerminalRenderer:
             return self._begin_text((read_field(raw, "id"),)) + self._text(_message_text(raw)) + self.close()
         return ""
 
+    def _place(self, position: int) -> str:
+        """Where the run stands: one line that changes, where the terminal lets it; else a line for each change."""
+        back = _LINE_BACK if self._tells_place else ""
+        told = self.line("run", queue_text(position)) if position else ""
+        self._tells_place = bool(told) and self._color and (self._screen or 0) >= _ONE_LINE_COLUMNS
+        return back + told
+
     def _call(self, raw: Any) -> str:
         kind = str(read_field(raw, "type"))
         name = str(read_field(raw, "name") or kind.removesuffix("_call"))
@@ -219,6 +239,7 @@ class TerminalRenderer:
     def _begin_text(self, part: tuple[Any, ...]) -> str:
         if part == self._part:
             return ""
+        self._tells_place = False
         ended = self.close()
         self._part = part
         gap = "\n" if self._above is not None else ""
@@ -259,6 +280,7 @@ class TerminalRenderer:
     def _lines(self) -> str:
         if not self._waiting:
             return ""
+        self._tells_place = False
         lines, self._waiting = "".join(self._waiting), []
         gap = "\n" if self._above == "text" else ""
         self._above = "line"

@@ -27,6 +27,7 @@ from runstream.events.event import (
     ITEM,
     MODEL,
     RUN_END,
+    RUN_QUEUED,
     RUN_START,
     ApprovalResolved,
     ErrorInfo,
@@ -75,6 +76,7 @@ class _Stored(msgspec.Struct, kw_only=True):
     turns: list[Any]
     cut: bool
     guardrails: list[Any] = msgspec.field(default_factory=list[Any])
+    queue_position: int = 0
 
 
 class _NoPlace:
@@ -103,6 +105,7 @@ class RunView:
         "error",
         "final_output",
         "last_seq",
+        "queue_position",
         "run_id",
         "sparse",
         "started_at",
@@ -112,6 +115,8 @@ class RunView:
     def __init__(self, *, keep_void: bool = True, sparse: bool = False) -> None:
         self.run_id: str | None = None
         self.status: ViewStatus = "new"
+        self.queue_position = 0
+        """How many runs have to begin before this one may: 1 is next; 0 where it does not wait for its place."""
         self.last_seq = 0
         """Seq of the newest event: the cursor to go on from."""
         self.started_at: float | None = None
@@ -263,6 +268,9 @@ class RunView:
             return strand.checked(event)
         if kind == _TOOL_PROGRESS:
             return strand.reported(event, read_text(event.data, "call_id"))
+        if kind == RUN_QUEUED and not event.path:
+            self.queue_position = event.data.position
+            return (HEAD,)
         if kind == RUN_START and not event.path:
             return self._start(event, event.data)
         if kind == RUN_END and not event.path:
@@ -272,6 +280,7 @@ class RunView:
     def _note_gap(self, seq: int) -> tuple[int, ...]:
         """Events before this one were not seen."""
         first = self.last_seq + 1
+        self.queue_position = 0
         self._missed += seq - first
         self._spot = _NoPlace
         self._spots.clear()
@@ -336,7 +345,7 @@ class RunView:
         self._main.forget_times()
 
     def _end(self, event: Event, end: RunEnd) -> tuple[int, ...]:
-        self.status, self.ended_at = end.status, event.at
+        self.status, self.ended_at, self.queue_position = end.status, event.at, 0
         self.final_output, self.error, self._end_usage = end.final_output, end.error, end.usage
         changed: tuple[int, ...] = (HEAD,)
         for strand in self._strands.values():
@@ -384,6 +393,7 @@ class RunView:
             turns=shown.turns,
             cut=shown.cut,
             guardrails=shown.guardrails,
+            queue_position=self.queue_position,
         )
         plain: dict[str, Any] = msgspec.to_builtins(stored, enc_hook=_encode)
         plain["figures"] = asdict(self.figures)
@@ -419,6 +429,7 @@ class RunView:
         view.final_output, view.error, view._missed = stored.final_output, stored.error, stored.missed
         if view.ended_at is not None:
             view._end_usage = stored.usage
+        view.queue_position = stored.queue_position
         view._book.pending = stored.pending_approvals
         view._strands = {}
         view._restore((), shown, ())

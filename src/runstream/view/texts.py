@@ -7,7 +7,12 @@ from typing import Any, cast
 
 from runstream.agent.raw_item import read_field
 
-__all__ = ["content_parts", "input_text", "output_text", "reasoning_parts"]
+__all__ = ["content_parts", "input_text", "output_text", "queue_text", "reasoning_parts"]
+
+
+def queue_text(position: int) -> str:
+    """Where a run stands that waits for its place, in words."""
+    return "waiting: next" if position == 1 else f"waiting: {position - 1} ahead"
 
 
 def input_text(given: Any) -> str:

@@ -15,7 +15,7 @@ from properties.test_random_runs import Stage, Story, on_stage, stories
 from runstream import Agent, ModelSettings, RunConfig, Runner, function_tool
 from runstream.agent.retry import ModelRetryBackoffSettings, ModelRetrySettings
 from runstream.agent.tool_context import ToolContext
-from runstream.events.event import Event
+from runstream.events.event import Event, RunQueued
 from runstream.server.protocols import native
 from runstream.testing import FakeClock, Fault, HandoffTo, Reasoning, Refusal, ScriptedModel, ToolCall, Turn
 from runstream.view.run_view import RunView
@@ -117,7 +117,20 @@ def written_runs() -> list[list[Event]]:
     open_calls.item("handoff_output_item", output("c1", "Bob"), source="Desk", target="Bob")
     open_calls.item("tool_call_output_item", output("c2", "there is one already"))
     open_calls.end("failed")
-    return [support_run(), hosted.events, twice.events, open_calls.events]
+    return [support_run(), hosted.events, twice.events, open_calls.events, *queued_runs()]
+
+
+def queued_runs() -> list[list[Event]]:
+    """Runs that wait for their place: until they have it, to their end, and where it was not seen how they got it."""
+    placed, ended, unseen = Log().start(), Log().start(), Log().start()
+    for log in (placed, ended, unseen):
+        log.add("run.queued", RunQueued(12))
+        log.add("run.queued", RunQueued(1))
+    placed.add("run.queued", RunQueued(0))
+    placed.created()
+    ended.end("cancelled")
+    unseen.model("response.output_item.added", skip=1, output_index=0, item=message("msg", ""))
+    return [placed.events, ended.events, unseen.events]
 
 
 def random_runs() -> list[list[Event]]:

@@ -20,6 +20,7 @@ from runstream.events.event import (
     ITEM,
     MODEL,
     RUN_END,
+    RUN_QUEUED,
     ApprovalResolved,
     Event,
     ItemAdded,
@@ -27,7 +28,7 @@ from runstream.events.event import (
 )
 from runstream.server.protocols import native
 from runstream.server.protocols.response_calls import OpenCall, OpenCalls, arguments_of, is_call, name_of
-from runstream.server.protocols.response_item import PART_OF_DELTA, PART_OF_EVENT, Item, parts_of
+from runstream.server.protocols.response_item import PART_OF_DELTA, PART_OF_EVENT, Item, parts_of, shown_item
 from runstream.server.protocols.response_output import Emit, ResponseOutput, without_id
 from runstream.server.protocols.response_usage import UsageSum
 from runstream.view.texts import output_text
@@ -153,6 +154,8 @@ class ResponseFold:
             self._calls.forget(event.path, event.data.from_seq)
             if is_own:
                 self._discard(event.data.from_seq)
+        elif kind == RUN_QUEUED:
+            self._queued(event.data.position)
         elif kind == RUN_END:
             self._run_ended(event)
             return
@@ -166,6 +169,12 @@ class ResponseFold:
         self.model = self.model or event.agent or ""
         self._lifecycle("response.created")
         self._lifecycle("response.in_progress")
+
+    def _queued(self, position: int) -> None:
+        status = "queued" if position else "in_progress"
+        if status != self.status:
+            self.status = status
+            self._lifecycle(f"response.{status}")
 
     def _next_part(self, event: Event) -> None:
         """A run that waited goes on: that is the next response."""
@@ -226,7 +235,7 @@ class ResponseFold:
             if item.is_open:
                 self._out.break_off(item, is_void=item.call_id is not None and status == "completed")
         self.status, self.completed_at = status, at
-        # The API has no event of its own for a response that was cancelled.
+        # The API has no event for one that was cancelled.
         self._lifecycle(f"response.{'incomplete' if status == 'cancelled' else status}")
         if self.part == self._wanted:
             self.ended = True
@@ -237,8 +246,7 @@ class ResponseFold:
 
     def response(self) -> dict[str, Any]:
         """The response as it stands."""
-        is_over = self.status != "in_progress"
-        reason = self.incomplete_reason
+        is_over = self.status not in ("queued", "in_progress")
         return {
             "id": self.id,
             "object": "response",
@@ -247,7 +255,7 @@ class ResponseFold:
             "background": None,
             "completed_at": int(self.completed_at) if self.completed_at and self.status == "completed" else None,
             "error": self.error,
-            "incomplete_details": {"reason": reason} if reason is not None else None,
+            "incomplete_details": {"reason": self.incomplete_reason} if self.incomplete_reason is not None else None,
             "instructions": None,
             "max_output_tokens": None,
             "metadata": {},
@@ -311,7 +319,7 @@ class ResponseFold:
     def _open(self, raw: Any, output_index: int | None, event: Event) -> Item | None:
         kind = read_text(raw, "type") or ""
         if kind in _RELAYED:
-            item = self._out.append({**_shown_item(event), "type": kind}, _RELAYED[kind])
+            item = self._out.append({**shown_item(event), "type": kind}, _RELAYED[kind])
             item.is_relayed = True
             self._out.send("response.output_item.added", output_index=item.index, item=item.fields)
         elif kind in ("message", "reasoning") or is_call(kind):
@@ -368,7 +376,7 @@ class ResponseFold:
             self._out.end_arguments(item, arguments_of(raw))
             return
         if item.is_relayed:
-            item.fields = {"id": item.id, **without_id(_shown_item(event))}
+            item.fields = {"id": item.id, **without_id(shown_item(event))}
             self._out.done(item)
             return
         for kind, index, text, citations in parts_of(raw):
@@ -490,9 +498,3 @@ class ResponseFold:
                     self._out.break_off(item, is_void=True)
         self._by_index = {index: item for index, item in self._by_index.items() if not item.is_void}
         self._unclaimed = [item for item in self._unclaimed if not item.is_void]
-
-
-def _shown_item(event: Event) -> dict[str, Any]:
-    """The item of an event, as readers may see it."""
-    fields = native.shown(event)
-    return dict(fields.get("item") or fields.get("raw") or {})

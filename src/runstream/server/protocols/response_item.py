@@ -6,8 +6,10 @@ from typing import Any, Final, NamedTuple, cast
 
 from runstream.agent.raw_item import read_field, read_text
 from runstream.events.codec import plain
+from runstream.events.event import Event
+from runstream.server.protocols import native
 
-__all__ = ["PART_OF_DELTA", "PART_OF_EVENT", "Item", "Part", "parts_of"]
+__all__ = ["PART_OF_DELTA", "PART_OF_EVENT", "Item", "Part", "parts_of", "shown_item"]
 
 
 class _Form(NamedTuple):
@@ -134,3 +136,9 @@ def parts_of(raw: Any) -> list[tuple[str, int, str, Any]]:
                 text = read_field(part, form.text_name)
                 found.append((kind, index, text if isinstance(text, str) else "", read_field(part, "annotations")))
     return found
+
+
+def shown_item(event: Event) -> dict[str, Any]:
+    """The item of an event, as readers may see it."""
+    fields = native.shown(event)
+    return dict(fields.get("item") or fields.get("raw") or {})

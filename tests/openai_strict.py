@@ -86,12 +86,15 @@ def checked_stream(body: bytes, *, first: int = 0) -> list[Any]:
 
 
 def check_grammar(events: list[Any]) -> None:
-    """Items begin in their order, each once, grow, and end once; the final output holds ended items alone."""
+    """Items begin in their order, each once, grow, and end once; the final output holds ended items alone. Before the
+    first, the response may be queued."""
     assert [event.type for event in events[:2]] == ["response.created", "response.in_progress"]
     begun: dict[int, Any] = {}
     done: dict[int, Any] = {}
     parts: dict[tuple[int, str, int], str] = {}
-    for event in events[2:-1]:
+    is_queued = len(events) > 3 and events[2].type == "response.queued"
+    assert not is_queued or (events[2].response.status, events[3].type) == ("queued", "response.in_progress")
+    for event in events[4 if is_queued else 2 : -1]:
         kind, index = event.type, event.output_index
         if kind == "response.output_item.added":
             assert index == len(begun)

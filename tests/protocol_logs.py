@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runstream import Agent, RunConfig, RunContextWrapper, Runner, function_tool
-from runstream.events.event import APPROVAL_RESOLVED, ApprovalResolved, Event
+from runstream.events.event import APPROVAL_RESOLVED, AgentStart, ApprovalResolved, Event, RunQueued, RunStart
 from runstream.server.channel import Batch
 from runstream.testing import FakeClock, Fault, HandoffTo, Reasoning, Refusal, ScriptedModel, ToolCall, Turn
 from view_events import Log, message, support_run
@@ -52,6 +52,23 @@ def _agent(*turns: Any, **fields: Any) -> Agent[Any]:
     return Agent(name="Desk", model=ScriptedModel(list(turns)), **fields)
 
 
+def _queued() -> list[Event]:
+    """It waits for its place, and says one thing."""
+    log = Log()
+    log.add("run.start", RunStart("hi"))
+    for position in (2, 1, 0):
+        log.add("run.queued", RunQueued(position))
+    log.add("agent.start", AgentStart())
+    log.created()
+    said = message("m", "Hello.")
+    log.added(said)
+    log.delta("Hello.", item_id="m")
+    log.done(said)
+    log.completed(said)
+    log.item("message_output_item", said)
+    return log.end(final_output="Hello.").events
+
+
 def _hosted() -> list[Event]:
     """Tools that the provider runs: one of its own, and one of an MCP server that people are asked about."""
     log = Log().start()
@@ -93,6 +110,7 @@ async def logs() -> dict[str, list[Event]]:
         "support": support_run(),
         "hosted": _hosted(),
         "text": await _events(_agent("Hello there.")),
+        "queued": _queued(),
         "hostile": await _events(_agent([Reasoning(HOSTILE), HOSTILE, Refusal(HOSTILE)])),
         "nested": await _events(_agent(both, "Done.", tools=[ask, look_up])),
         "handoff": await _events(_agent(["Wait.", HandoffTo(boss)], handoffs=[boss])),

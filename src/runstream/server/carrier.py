@@ -27,7 +27,7 @@ __all__ = ["Carrier", "Stopping", "TooManyRuns"]
 
 
 class TooManyRuns(Exception):
-    """As many runs are carried out as the server allows."""
+    """As many runs are carried out as the server allows, or as many wait for their place."""
 
 
 class Stopping(Exception):
@@ -117,7 +117,8 @@ class Carrier:
         worker = self._worker
         if worker is None or not self.working:
             raise Stopping
-        if self._entering + worker.busy_count >= self.max_runs:
+        load = self._config.load_limits
+        if self._entering + worker.busy_count >= self.max_runs or (load is not None and load.full):
             raise TooManyRuns
         self._entering += 1
         try:

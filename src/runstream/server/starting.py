@@ -74,9 +74,8 @@ async def start_run(
     try:
         return await service.carrier.submit(name, job, user.name, run_id)
     except TooManyRuns:
-        raise Refused(
-            429, "too_many_runs", f"{service.limits.runs} runs are under way: try again later", {"Retry-After": "1"}
-        ) from None
+        message = f"{service.carrier.run_count} runs are under way, which is all that may: try again later"
+        raise Refused(429, "too_many_runs", message, {"Retry-After": "1"}) from None
     except Stopping:
         raise Refused(503, "stopping", "the server is about to stop", {"Retry-After": "1"}) from None
 

@@ -21,6 +21,7 @@ from runstream import (
     function_tool,
 )
 from runstream.errors import ModelStreamTruncated, UserError
+from runstream.events.event import Event, RunQueued
 from runstream.observe import JsonFormatter, ObservedRun, RunLogger, set_observers
 from runstream.testing import FakeClock, HandoffTo, Raise, ScriptedModel, ToolCall, Turn
 
@@ -175,3 +176,13 @@ async def test_what_guardrails_decided(lines: io.StringIO) -> None:
         ("WARNING", "prices", "output", "tripped"),
     ]
     assert SECRET not in lines.getvalue()
+
+
+def test_a_run_that_waits_for_its_place(lines: io.StringIO) -> None:
+    """One line when the wait begins, and one with how long it was; none for each place in between."""
+    sink = RunLogger()(ObservedRun("run_1", "Ann"))
+    assert sink is not None
+    for seq, position in enumerate((3, 2, 1, 0), start=1):
+        sink(Event("run_1", seq, float(seq), "run.queued", "Ann", 0, (), RunQueued(position)))
+    told = [(line["event"], line["position"], line.get("queued_s")) for line in parsed(lines)]
+    assert told == [("run.queued", 3, None), ("run.queued", 0, 3.0)]

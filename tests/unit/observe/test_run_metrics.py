@@ -16,6 +16,7 @@ from runstream.events.event import (
     Event,
     ItemAdded,
     RunEnd,
+    RunQueued,
     RunStart,
 )
 from runstream.events.model_event import build_event
@@ -67,6 +68,19 @@ class Log:
     @property
     def metrics(self) -> RunMetrics:
         return RunMetrics.of(self.events)
+
+
+def test_time_in_the_queue_is_no_time_of_the_model() -> None:
+    """A run that waits for its place says how long, and what it waits for; its first times begin when it has it."""
+    log = Log().start(10.0).add("run.queued", 10.0, RunQueued(2)).add("run.queued", 13.0, RunQueued(1))
+    fold = MetricsFold()
+    for event in log.events:
+        fold.apply(event)
+    assert (fold.activity, fold.metrics.queued_s) == ("waiting: next", 3.0)
+    metrics = log.add("run.queued", 15.0, RunQueued(0)).text(15.5).response(16.0, "completed").end(16.0).metrics
+    assert (metrics.queued_s, metrics.first.text_s, metrics.duration_s) == (5.0, 0.5, 6.0)
+    assert metrics.turns[0].first.text_s == 0.5
+    assert Log().start(0.0).add("run.queued", 0.0, RunQueued(1)).end(4.0, "cancelled").metrics.queued_s == 4.0
 
 
 def test_first_times_are_from_the_begin_of_the_run() -> None:

@@ -18,6 +18,7 @@ from runstream.events.event import (
     InputAdded,
     ItemAdded,
     RunEnd,
+    RunQueued,
     RunStart,
 )
 from runstream.events.model_event import build_event
@@ -186,6 +187,20 @@ def test_nested_agents_show_their_tools_only() -> None:
         item("message_output_created", {"id": "m", "content": [{"type": "output_text", "text": "secret"}]}, path=path),
     ]
     assert render(nested) == "tool     deep()\n"
+
+
+def test_a_run_that_waits_for_its_place() -> None:
+    """A line for each change; where a terminal can be steered, one line, which is gone when the run begins."""
+    events = [event("run.queued", RunQueued(position)) for position in (3, 1, 0)]
+    assert render([*events, START]) == "run      waiting: 2 ahead\nrun      waiting: next\nagent    Desk\n"
+    steered = click.unstyle(render([*events, START], width=80, color=True).replace("\x1b[1A\x1b[2K", "<"))
+    assert steered == "run      waiting: 2 ahead\n<run      waiting: next\n<agent    Desk\n"
+    renderer = TerminalRenderer(width=80, color=True)
+    renderer.feed(events[0])
+    renderer.line("agent", "something else")
+    assert "\x1b[1A" not in renderer.feed(events[1])
+    renderer.keep_line()
+    assert renderer.feed(events[2]) == ""
 
 
 def test_kinds_of_later_versions_are_passed_over() -> None:

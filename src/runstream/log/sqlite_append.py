@@ -14,12 +14,14 @@ that uses it alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from runstream.log.base import Append, Refusal, Segment, StoredStatus
 from runstream.log.cursor import epoch_of
 from runstream.log.sqlite_compaction import Gathered, gather
+from runstream.log.sqlite_file import is_busy
 from runstream.log.sqlite_journal import encode_journal
 from runstream.log.sqlite_runs import RunRow, Times, epochs_of, select_runs
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 __all__ = ["Held", "Known", "LogLedger"]
+
+_log = logging.getLogger("runstream.log")
 
 # The states of a log that goes on; every other one is its end.
 _OPEN = frozenset({"queued", "running", "waiting"})
@@ -74,7 +78,7 @@ class Held:
 class Known:
     """What a store object knows of the file without looking: true as long as `takeovers` is."""
 
-    __slots__ = ("doubted", "garbage", "journal_bytes", "runs", "takeovers")
+    __slots__ = ("commits", "doubted", "garbage", "journal_bytes", "runs", "takeovers")
 
     def __init__(self) -> None:
         self.runs: dict[str, Held] = {}
@@ -83,6 +87,8 @@ class Known:
         self.takeovers = -1
         self.journal_bytes: int = 0
         """About how much there is to compact: what this object has written to the journal since the last time."""
+        self.commits = 0
+        """Of this object, so far."""
         self.garbage = True
         """Whether there may be deleted runs whose segments are still there."""
 
@@ -107,10 +113,6 @@ class LogLedger:
 
     # Transactions.
 
-    @property
-    def in_transaction(self) -> bool:
-        return self._connection.in_transaction
-
     def begin(self) -> None:
         self._execute("BEGIN IMMEDIATE")
         row = self._execute("SELECT runs, floor, takeovers, removals, commands, queued, served FROM state").fetchone()
@@ -131,13 +133,23 @@ class LogLedger:
             )
         self._execute("COMMIT")
         self._known.takeovers = self._state["takeovers"]
+        self._known.commits += 1
         return self._changed
 
-    def rollback(self) -> None:
-        """Also after a failed commit. Forgets everything."""
+    def undo(self, error: BaseException) -> None:
+        """After a transaction that failed with that error, before its commit or in it. What is known is forgotten, but
+        where it never began since somebody else held the file."""
+        import sqlite3
+
+        if isinstance(error, sqlite3.Error) and is_busy(error) and not self._connection.in_transaction:
+            return
         self._known.forget()
-        if self._connection.in_transaction:
-            self._execute("ROLLBACK")
+        try:
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK")
+        except sqlite3.Error as failure:
+            # The transaction is gone then, as SQLite undoes it when the connection closes.
+            _log.warning("%s: cannot undo a transaction: %s", self._url, failure)
 
     def _count(self, name: str) -> int:
         self._state[name] += 1
@@ -177,6 +189,7 @@ class LogLedger:
         ).rowcount
         if not done:
             return False
+        self._known.commits += 1
         self._known.journal_bytes += len(body)
         for held, last_seq in advanced:
             held.last_seq = last_seq

@@ -11,25 +11,23 @@ import logging
 import threading
 from collections.abc import Callable
 
-from runstream.errors import StoreError
 from runstream.log.sqlite_append import Known
 from runstream.log.sqlite_file import StoreFile, is_busy
 from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_runs import Times
 
-__all__ = ["COMPACT_BYTES", "Upkeep"]
+__all__ = ["Upkeep"]
 
 _log = logging.getLogger("runstream.log")
 
 # The journal is compacted when it is so old or so long.
 _COMPACT_S = 5.0
-COMPACT_BYTES = 2_000_000
+_COMPACT_BYTES = 2_000_000
 # While there is work, the newest rows stay: followers that poll find them there, and need not read pages.
 _KEEP_ROWS = 16
-# The write-ahead log is written back to the file after so much time, or so many bytes of the journal.
-_CHECKPOINT_S, _CHECKPOINT_BYTES = 10.0, 8_000_000
-
-
+# The write-ahead log is written back to the file after so much time, or so many bytes of the journal, or so many
+# commits: each adds at least a page to it, the one with which a run begins about five.
+_CHECKPOINT_S, _CHECKPOINT_BYTES, _CHECKPOINT_COMMITS = 10.0, 8_000_000, 1000
 # How long it waits for something to do, and between parts of what there is to do, which others find their place in.
 _IDLE_S, _PAUSE_S = 1.0, 0.001
 # It reads and writes each page once.
@@ -49,13 +47,17 @@ class Upkeep:
         self._at_work = at_work
         self._times = times
         self._connection = file.connect(busy_timeout_s=_BUSY_S, cache_bytes=_CACHE_BYTES)
-        self._checkpointer = file.connect(busy_timeout_s=_BUSY_S, cache_bytes=_CACHE_BYTES)
+        try:
+            self._checkpointer = file.connect(busy_timeout_s=_BUSY_S, cache_bytes=_CACHE_BYTES)
+        except BaseException:
+            file.close(self._connection)
+            raise
         for connection in (self._connection, self._checkpointer):
             connection.execute("PRAGMA wal_autocheckpoint = 0")
         self._ledger = Ledger(self._connection, known, name=name, url=url, times=times)
         self._failing = False
         self._compacted_at = self._checkpointed_at = times.monotonic()
-        self._not_checkpointed = 0
+        self._not_checkpointed = self._commits_before = 0
         self._woken = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._main, name="runstream-sqlite-upkeep", daemon=True)
@@ -64,9 +66,9 @@ class Upkeep:
         """Begin to look after the file."""
         self._thread.start()
 
-    def wake(self) -> None:
-        """There may be something to do; from any thread."""
-        if not self._woken.is_set():
+    def notice(self) -> None:
+        """Something was written: it may be time for what does not wait for a quiet moment. From any thread."""
+        if (self._known.garbage or self._journal_is_long or self._log_is_long) and not self._woken.is_set():
             self._woken.set()
 
     def close(self) -> None:
@@ -96,65 +98,67 @@ class Upkeep:
     def look(self, idle: bool) -> None:
         """Do one thing that is due, so that calls need not wait for all of them; `idle`: nobody has written anything
         for a while."""
-        known = self._known
-        if known.garbage:
+        if self._known.garbage:
             self._keep_house(self._ledger.collect)
-        elif known.journal_bytes and (
-            idle
-            or self._times.monotonic() - self._compacted_at >= _COMPACT_S
-            or (known.journal_bytes >= COMPACT_BYTES and not self._failing)
+        elif not (self._compaction_is_due(idle) and self._compact(0 if idle else _KEEP_ROWS)) and (
+            self._checkpoint_is_due()
         ):
-            self._not_checkpointed += known.journal_bytes
-            self._compact(0 if idle else _KEEP_ROWS)
-            self._compacted_at = self._times.monotonic()
-        elif self._checkpoint_is_due():
             self._checkpoint()
-        if not known.journal_bytes:
+        if not self._known.journal_bytes:
             self._compacted_at = self._times.monotonic()
+
+    @property
+    def _journal_is_long(self) -> bool:
+        return self._known.journal_bytes >= _COMPACT_BYTES and not self._failing
+
+    @property
+    def _log_is_long(self) -> bool:
+        return self._known.commits - self._commits_before >= _CHECKPOINT_COMMITS
+
+    def _compaction_is_due(self, idle: bool) -> bool:
+        if not self._known.journal_bytes:
+            return False
+        return idle or self._journal_is_long or self._times.monotonic() - self._compacted_at >= _COMPACT_S
 
     def _checkpoint_is_due(self) -> bool:
         return (
             self._not_checkpointed >= _CHECKPOINT_BYTES
+            or self._log_is_long
             or self._times.monotonic() - self._checkpointed_at >= _CHECKPOINT_S
         )
 
     def _compact(self, keep_rows: int) -> bool:
-        """Returns whether there is more to be done."""
-        import sqlite3
-
+        """Move a part of the journal, if there is one to be moved. False: there was none, or it failed."""
+        self._compacted_at = self._times.monotonic()
+        known, counted = self._known, self._known.journal_bytes
         try:
             gathered = self._ledger.gather(keep_rows)
-        except (sqlite3.Error, StoreError) as error:
+        except Exception as error:
             self._failed(error)
             return False
         if gathered is None and keep_rows:
+            with self._at_work:  # it all may stay, and need not be looked at again at once
+                known.journal_bytes = max(known.journal_bytes - counted, 0) + 1
             return False
         if gathered is None:
             # Under the lock: whoever has just written something has counted it then.
             return self._keep_house(lambda: self._ledger.compact(keep_rows))
+        self._not_checkpointed += gathered.size_bytes
         return self._keep_house(lambda: self._ledger.move(gathered))
 
-    def _keep_house(self, work: Callable[[], bool | None]) -> bool:
-        """In a transaction; what it returns, False where it fails."""
+    def _keep_house(self, work: Callable[[], object]) -> bool:
+        """In a transaction; False where that fails."""
         with self._at_work:
             try:
                 self._ledger.begin()
-                result = work()
+                work()
                 self._ledger.commit()
             except Exception as error:
-                self._undo()
+                self._ledger.undo(error)
                 self._failed(error)
                 return False
         self._failing = False
-        return bool(result)
-
-    def _undo(self) -> None:
-        import sqlite3
-
-        try:
-            self._ledger.rollback()
-        except sqlite3.Error as error:
-            _log.warning("%s: cannot undo a transaction: %s", self._file.path, error)
+        return True
 
     def _failed(self, error: Exception) -> None:
         import sqlite3
@@ -176,6 +180,7 @@ class Upkeep:
         """
         import sqlite3
 
+        commits = self._known.commits
         try:
             self._connection.execute("BEGIN")
             self._write_back("SELECT 1 FROM state")
@@ -184,7 +189,7 @@ class Upkeep:
                 self._write_back(None)
         except sqlite3.Error as error:
             _log.debug("%s: the write-ahead log was not written back: %s", self._file.path, error)
-        self._checkpointed_at, self._not_checkpointed = self._times.monotonic(), 0
+        self._checkpointed_at, self._not_checkpointed, self._commits_before = self._times.monotonic(), 0, commits
 
     def _write_back(self, first: str | None) -> None:
         """Inside a transaction, which it ends; by another connection, since none can do both."""

@@ -8,19 +8,19 @@ changes nothing, and in which no other process writes. What waits for the disk i
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from runstream.errors import AgentsException, StoreError
 from runstream.log.base import Append, Refusal
 from runstream.log.sqlite_append import Known
-from runstream.log.sqlite_file import StoreFile, is_busy
+from runstream.log.sqlite_file import StoreFile
 from runstream.log.sqlite_lane import Call, Lane, Outcome
 from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_runs import Times
-from runstream.log.sqlite_upkeep import COMPACT_BYTES, Upkeep
+from runstream.log.sqlite_upkeep import Upkeep
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Done", "Flush", "Writer"]
 
 T = TypeVar("T")
-
-_log = logging.getLogger("runstream.log")
 
 # What is larger is the thread's: whoever calls is to go on within a fraction of a millisecond.
 _NOW_BYTES = 131_072
@@ -115,22 +113,19 @@ class Writer(Lane[Ledger]):
         return self._now(lambda ledger: self._step(ledger, step))
 
     def _now(self, work: Callable[[Ledger], T]) -> Done[T] | None:
-        import sqlite3
-
         quick = self._quick
         if quick is None or not self._at_work.acquire(blocking=False):
             return None
         try:
             began = self._times.monotonic()
-            if began < self._slow_until or self._file.identity() != self._identity:
+            if self._quick is None or began < self._slow_until or self._file.identity() != self._identity:
                 return None
             done = Done(work(quick))
             ended = self._times.monotonic()
         except BaseException as error:
             refused = isinstance(error, AgentsException) and not isinstance(error, StoreError)
-            busy = isinstance(error, sqlite3.Error) and is_busy(error) and not quick.in_transaction
-            if not refused and not busy:  # else what is known is as true as before
-                self._undo(quick)
+            if not refused:
+                quick.undo(error)
             if refused or not isinstance(error, Exception):
                 raise
             return None
@@ -138,11 +133,11 @@ class Writer(Lane[Ledger]):
             self._at_work.release()
         if ended - began > _SLOW_S:
             # Once may be anybody's fault; again at once is the disk's.
-            self._slow_for_s = min(2 * self._slow_for_s, _SLOW_FOR_S)
             self._slow_until = ended + self._slow_for_s
+            self._slow_for_s = min(2 * self._slow_for_s, _SLOW_FOR_S)
         else:
             self._slow_for_s = _SLOW_FIRST_S
-        self._tell_upkeep()
+        self._upkeep.notice()
         return done
 
     def _step(self, ledger: Ledger, step: Callable[[Ledger], T]) -> T:
@@ -165,15 +160,24 @@ class Writer(Lane[Ledger]):
         return Ledger(connection, self._known, name=self._name, url=self._url, times=self._times)
 
     def _open(self) -> None:
-        self._connection = self._connect()
-        self._identity = self._file.identity()
-        self._ledger = self._ledger_of(self._connection)
-        self._known.journal_bytes = 1  # of others that have not compacted theirs, perhaps
-        self._upkeep = Upkeep(self._file, self._known, self._at_work, name=self._name, url=self._url, times=self._times)
-        self._upkeep.start()
-        if self._file.synchronous == "NORMAL":
-            self._quick_connection = self._connect(busy_timeout_s=0.0, cache_bytes=_SMALL_CACHE_BYTES)
-            self._quick = self._ledger_of(self._quick_connection)
+        quick = None
+        with ExitStack() as opened:
+            self._connection = self._connect()
+            opened.callback(self._file.close, self._connection)
+            self._identity = self._file.identity()
+            self._ledger = self._ledger_of(self._connection)
+            if self._file.synchronous == "NORMAL":
+                self._quick_connection = self._connect(busy_timeout_s=0.0, cache_bytes=_SMALL_CACHE_BYTES)
+                opened.callback(self._file.close, self._quick_connection)
+                quick = self._ledger_of(self._quick_connection)
+            self._known.journal_bytes = 1  # of others that have not compacted theirs, perhaps
+            self._upkeep = Upkeep(
+                self._file, self._known, self._at_work, name=self._name, url=self._url, times=self._times
+            )
+            opened.callback(self._upkeep.close)
+            self._upkeep.start()
+            opened.pop_all()
+        self._quick = quick
 
     def _close(self) -> None:
         with self._at_work:
@@ -184,12 +188,7 @@ class Writer(Lane[Ledger]):
         self._file.close(self._connection)
 
     def _look_around(self, idle: bool) -> None:
-        self._tell_upkeep()
-
-    def _tell_upkeep(self) -> None:
-        known = self._known
-        if known.garbage or known.journal_bytes >= COMPACT_BYTES:
-            self._upkeep.wake()
+        self._upkeep.notice()
 
     def _carry_out(self, calls: Sequence[Call]) -> None:
         with self._at_work:
@@ -209,7 +208,7 @@ class Writer(Lane[Ledger]):
                 return
             self._ledger.begin()
         except (sqlite3.Error, StoreError) as error:
-            self._undo(self._ledger)
+            self._ledger.undo(error)
             failure = self._file.explain(error) if isinstance(error, sqlite3.Error) else error
             self._settle([Outcome(call.future, None, failure) for call in calls])
             return
@@ -223,7 +222,7 @@ class Writer(Lane[Ledger]):
                     outcomes.append(Outcome(call.future, None, error))
             changed = self._ledger.commit()
         except Exception as error:
-            self._undo(self._ledger)
+            self._ledger.undo(error)
             if len(calls) > 1:
                 for call in calls:
                     self._transact([call])
@@ -241,12 +240,3 @@ class Writer(Lane[Ledger]):
         self._settle([Outcome(call.future, [None] * len(work.appends), None)])
         self._committed(())
         return True
-
-    def _undo(self, ledger: Ledger) -> None:
-        import sqlite3
-
-        try:
-            ledger.rollback()
-        except sqlite3.Error as error:
-            # The transaction is gone then, as SQLite undoes it when the connection closes.
-            _log.warning("%s: cannot undo a transaction: %s", self._file.path, error)

@@ -231,7 +231,7 @@ async def test_upkeep_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.L
     upkeep: Any = cast("Any", store._writer)._upkeep
     # What its thread does is done here, when it is to be.
     upkeep._closing = True
-    upkeep.wake()
+    upkeep._woken.set()
     await asyncio.to_thread(upkeep._thread.join)
 
     def look() -> None:

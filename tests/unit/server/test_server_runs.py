@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from runstream import Agent, RunConfig, Runner, function_tool, open_store
+from runstream import Agent, LoadLimits, RunConfig, Runner, function_tool, open_store
 from runstream.server import Limits, create_app
 from runstream.server.app import service_of
 from runstream.testing import ScriptedModel, ToolCall, Turn
@@ -400,3 +400,34 @@ async def test_errors_of_a_run_are_its_end(store: str) -> None:
         end = frames[-1].data["data"]
         assert (end["status"], end["error"]["type"]) == ("failed", "ValueError")
         assert "abcdefgh" not in json.dumps(end)
+
+
+async def test_runs_in_a_queue(store: str) -> None:
+    """Each reader, and a snapshot, sees where its run stands; what would find no place in the queue is refused."""
+    opened = asyncio.Event()
+
+    @function_tool
+    async def gate() -> str:
+        """Wait."""
+        await opened.wait()
+        return "through"
+
+    config = RunConfig(load_limits=LoadLimits(max_runs=1, max_queue=2))
+    agent = Agent(name="Slow", tools=[gate], model=ScriptedModel([ToolCall("gate")], default="Done."))
+    async with serving(create_app(agent, store=store, run_config=config)) as url, Client(url) as client:
+        ids = [(await client.json("POST", "/runs", {"input": "x"}))[1]["run_id"] for _ in range(3)]
+        async with client.get(f"/runs/{ids[2]}/events") as response, client.get(f"/runs/{ids[1]}/events") as second:
+            frames = frames_of(response)
+            seen = [await anext(frames) for _ in range(2)]
+            assert (seen[1].data["kind"], seen[1].data["data"]) == ("run.queued", {"position": 2})
+            status, answer = await client.json("POST", "/runs", {"input": "x"})
+            assert (status, answer["error"]["code"]) == (429, "too_many_runs")
+            view = (await client.json("GET", f"/runs/{ids[2]}"))[1]["view"]
+            assert (view["status"], view["queue_position"], view["entries"][0]["text"]) == ("running", 2, "x")
+            opened.set()
+            told = [await all_frames(second), seen + [frame async for frame in frames]]
+    positions = [
+        [frame.data["data"]["position"] for frame in frames if frame.data["kind"] == "run.queued"] for frames in told
+    ]
+    assert positions == [[1, 0], [2, 1, 0]]
+    assert [frames[-1].data["data"]["status"] for frames in told] == ["completed"] * 2

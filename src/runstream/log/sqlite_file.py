@@ -15,12 +15,12 @@ from runstream.errors import StoreError, StoreUnavailable
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["StoreFile", "Synchronous", "is_busy"]
+__all__ = ["APPLICATION_ID", "StoreFile", "Synchronous", "is_busy"]
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
 
 # The letters "rstm".
-_APPLICATION_ID = 0x7273746D
+APPLICATION_ID = 0x7273746D
 _VERSION = 1
 # Flushes of 100 runs fit into a page or two, and rows up to this size are stored in one piece.
 _PAGE_BYTES = 16_384
@@ -79,7 +79,7 @@ CREATE TABLE commands (
 ) WITHOUT ROWID;
 CREATE TABLE queues (name TEXT PRIMARY KEY, served INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE garbage (run INTEGER PRIMARY KEY);
-PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {_VERSION};
 """
 
@@ -209,7 +209,7 @@ class StoreFile:
             "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
             "FROM pragma_application_id, pragma_user_version"
         ).fetchone()
-        if application == _APPLICATION_ID:
+        if application == APPLICATION_ID:
             if version != _VERSION:
                 raise StoreError(
                     f"the store {self.path} is of version {version}, this runstream reads version {_VERSION}: "

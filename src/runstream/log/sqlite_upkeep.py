@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from runstream.log.sqlite_append import Known
-from runstream.log.sqlite_file import StoreFile, is_busy
+from runstream.log.sqlite_file import APPLICATION_ID, StoreFile, is_busy
 from runstream.log.sqlite_ledger import Ledger
 from runstream.log.sqlite_runs import Times
 
@@ -187,6 +187,8 @@ class Upkeep:
             with self._at_work:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._write_back(None)
+                # The commit that begins the log anew waits for the disk: this one, which changes nothing.
+                self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         except sqlite3.Error as error:
             _log.debug("%s: the write-ahead log was not written back: %s", self._file.path, error)
         self._checkpointed_at, self._not_checkpointed, self._commits_before = self._times.monotonic(), 0, commits

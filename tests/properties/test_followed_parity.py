@@ -78,7 +78,9 @@ def agents_of(case: Case) -> Agent[Any]:
     tools = [function_tool(free), function_tool(gated, needs_approval=True)]
     model = ScriptedModel([*case.script, "Done."])
     ann, bob = (Agent(name=name, model=model, tools=tools) for name in ("Ann", "Bob"))
-    ways: list[Any] = [handoff(agent, input_filter=found) for agent, found in zip((ann, bob), case.filters, strict=True)]
+    ways: list[Any] = [
+        handoff(agent, input_filter=found) for agent, found in zip((ann, bob), case.filters, strict=True)
+    ]
     ann.handoffs = bob.handoffs = ways
     return ann
 

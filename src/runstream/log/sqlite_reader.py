@@ -202,7 +202,7 @@ class Reader(Lane[Reading]):
     # From the loop.
 
     def committed(self, changed: Collection[str]) -> None:
-        """This process has committed something; called in the writer's thread."""
+        """This process has committed something; called in whatever thread did."""
         if (
             self._followers
             or (self._waiters and "commands" in changed)

@@ -187,8 +187,9 @@ class Upkeep:
             with self._at_work:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._write_back(None)
-                # The commit that begins the log anew waits for the disk: this one, which changes nothing.
-                self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                if commits != self._commits_before:  # else nobody here is about to write
+                    # The commit that begins the log anew waits for the disk: this one, which changes nothing.
+                    self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         except sqlite3.Error as error:
             _log.debug("%s: the write-ahead log was not written back: %s", self._file.path, error)
         self._checkpointed_at, self._not_checkpointed, self._commits_before = self._times.monotonic(), 0, commits

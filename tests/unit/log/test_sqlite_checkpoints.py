@@ -108,14 +108,18 @@ def test_the_log_is_not_begun_anew_while_it_is_written_back(watched: tuple[Any, 
 
 
 def test_no_flush_begins_the_log_anew(watched: tuple[Any, Checkpointer]) -> None:
-    """That would be one that waits for the disk: who has written the log back has begun it anew as well."""
+    """That would be one that waits for the disk: who has written the log back has begun it anew as well. But where
+    nothing was flushed, a store that nobody uses is not written to."""
     upkeep, checkpointer = watched
     for _ in range(3):
+        upkeep._known.commits += 1
         upkeep._checkpoint()
         before = salt_of(checkpointer.path)
         assert before != checkpointer.salts[-1]
         checkpointer.commit()
         assert checkpointer.salts[-1] == before
+    upkeep._checkpoint()
+    assert salt_of(checkpointer.path) == checkpointer.salts[-1]
 
 
 async def test_nobody_writes_back_after_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,7 @@ def test_the_log_is_not_begun_anew_while_it_is_written_back(watched: tuple[Any, 
         if turn % 2:  # somebody else has just done it
             checkpointer.write_back()
         before = salt_of(checkpointer.path)
+        upkeep._known.commits += 1
         upkeep._checkpoint()
         (_, _, whole), (_, pages, rest) = checkpointer.written_back
         if before != checkpointer.salts[0]:

@@ -31,7 +31,9 @@ async def opened(place: Path) -> AsyncGenerator[tuple[SQLiteStore, Any]]:
     upkeep._woken.set()
     await asyncio.to_thread(upkeep._thread.join)
     upkeep._woken.clear()
+    # It may have come to its first look, or not.
     upkeep._known.garbage = False
+    upkeep._commits_before = upkeep._known.commits
     yield store, upkeep
     await store.aclose()
 

@@ -225,19 +225,22 @@ class Ledger(LogLedger):
         self._known.garbage = True
         self._known.journal_bytes += 1  # its rows in the journal go with the next compaction
 
-    def collect(self) -> None:
-        """Remove a part of what deleted runs have written."""
+    def collect(self) -> int:
+        """Remove a part of what deleted runs have written; returns how much, in bytes."""
         found = self._execute("SELECT run FROM garbage LIMIT 1").fetchone()
         if found is None:
             self._known.garbage = False
-            return
+            return 0
         low, high = row_key(found[0], 0), row_key(found[0] + 1, 0)
-        removed = self._execute(
-            "DELETE FROM segments WHERE key IN (SELECT key FROM segments WHERE key >= ? AND key < ? LIMIT ?)",
+        rows = self._execute(
+            "SELECT key, length(body) FROM segments WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
             (low, high, _GARBAGE_ROWS),
-        ).rowcount
-        if removed < _GARBAGE_ROWS:
+        ).fetchall()
+        if rows:
+            self._execute("DELETE FROM segments WHERE key >= ? AND key <= ?", (low, rows[-1][0]))
+        if len(rows) < _GARBAGE_ROWS:
             self._execute("DELETE FROM garbage WHERE run = ?", found)
+        return sum(size for _, size in rows)
 
 
 def _stretch_of(segments: Sequence[Segment]) -> bytes:

@@ -25,8 +25,8 @@ _COMPACT_S = 5.0
 _COMPACT_BYTES = 2_000_000
 # While there is work, the newest rows stay: followers that poll find them there, and need not read pages.
 _KEEP_ROWS = 16
-# The write-ahead log is written back to the file after so much time, or so many bytes of the journal, or so many
-# commits: each adds at least a page to it, the one with which a run begins about five.
+# The write-ahead log is written back to the file after so much time, or so many bytes of the journal or of what was
+# deleted, or so many commits: each adds at least a page to it, the one with which a run begins about five.
 _CHECKPOINT_S, _CHECKPOINT_BYTES, _CHECKPOINT_COMMITS = 10.0, 8_000_000, 1000
 # How long it waits for something to do, and between parts of what there is to do, which others find their place in.
 _IDLE_S, _PAUSE_S = 1.0, 0.001
@@ -57,7 +57,10 @@ class Upkeep:
         self._ledger = Ledger(self._connection, known, name=name, url=url, times=times)
         self._failing = False
         self._compacted_at = self._checkpointed_at = times.monotonic()
-        self._not_checkpointed = self._commits_before = 0
+        self._not_checkpointed: int = 0
+        """About how many bytes have been written to the log ahead since it was written back."""
+        self._commits_before: int = 0
+        """How many commits there were by then."""
         self._woken = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._main, name="runstream-sqlite-upkeep", daemon=True)
@@ -98,14 +101,17 @@ class Upkeep:
     def look(self, idle: bool) -> None:
         """Do one thing that is due, so that calls need not wait for all of them; `idle`: nobody has written anything
         for a while."""
-        if self._known.garbage:
-            self._keep_house(self._ledger.collect)
-        elif not (self._compaction_is_due(idle) and self._compact(0 if idle else _KEEP_ROWS)) and (
-            self._checkpoint_is_due()
-        ):
+        # In this order: what follows makes the log ahead longer, and garbage can wait.
+        if self._checkpoint_is_due():
             self._checkpoint()
+        elif not (self._compaction_is_due(idle) and self._compact(0 if idle else _KEEP_ROWS)) and self._known.garbage:
+            self._keep_house(self._collect)
         if not self._known.journal_bytes:
             self._compacted_at = self._times.monotonic()
+
+    def _collect(self) -> None:
+        # SQLite may be built to overwrite what is deleted.
+        self._not_checkpointed += self._ledger.collect()
 
     @property
     def _journal_is_long(self) -> bool:

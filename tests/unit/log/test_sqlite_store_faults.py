@@ -236,7 +236,7 @@ async def test_upkeep_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.L
 
     def look() -> None:
         for _ in range(3):  # it may find other things to do first
-            uptime_s[0] += 10
+            uptime_s[0] += 6
             upkeep.look(idle=False)
 
     for seq in range(1, 31):

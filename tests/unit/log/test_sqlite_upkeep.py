@@ -95,7 +95,7 @@ async def test_the_log_ahead_grows_by_commits_too(tmp_path: Path, monkeypatch: p
 async def test_whatever_a_look_fails_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The thread outlives it, tells of it once, and still writes the log back."""
+    """The thread outlives it, tells of it once, and tries again."""
 
     def gather(keep_rows: int) -> None:
         raise RuntimeError(keep_rows)
@@ -103,16 +103,31 @@ async def test_whatever_a_look_fails_with(
     async with opened(tmp_path) as (store, upkeep):
         epoch = await begin(store)
         assert await store.append(part(epoch, 1)) == [None]
-        written_back: list[None] = []
         with monkeypatch.context() as patched:
             patched.setattr(upkeep._ledger, "gather", gather)
-            patched.setattr(upkeep, "_checkpoint", lambda: written_back.append(None))
-            upkeep._not_checkpointed = 100_000_000
             upkeep.look(idle=True)
             upkeep.look(idle=True)
-        assert len(written_back) == 2
         assert len(caplog.records) == 1
-        assert await store.append(part(epoch, 2)) == [None]
+        upkeep.look(idle=True)
+        assert upkeep._connection.execute("SELECT count(*) FROM journal").fetchone() == (0,)
+
+
+async def test_what_many_deleted_runs_have_left_holds_up_nothing(tmp_path: Path) -> None:
+    """It goes bit by bit, and each makes the log ahead longer: that is written back first, and the journal moved."""
+    async with opened(tmp_path) as (store, upkeep):
+        epoch = await begin(store)
+        for seq in range(1, 31):
+            assert await store.append(part(epoch, seq, 100_000)) == [None]
+        upkeep._not_checkpointed = 100_000_000
+        upkeep._known.garbage = True
+        upkeep.look(idle=False)
+        assert not upkeep._checkpoint_is_due()
+        assert upkeep._known.garbage
+        upkeep.look(idle=False)
+        assert upkeep._connection.execute("SELECT count(*) FROM journal").fetchone() < (30,)
+        assert upkeep._known.garbage
+        upkeep.look(idle=False)
+        assert not upkeep._known.garbage
 
 
 @pytest.mark.parametrize("connections", range(6))

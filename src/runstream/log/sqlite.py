@@ -44,8 +44,6 @@ __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
 
-# It looks up the rows of the runs that are held here.
-_HEART_CACHE_BYTES = 262_144
 
 _FORM = "sqlite:///relative.db, sqlite:////absolute.db or sqlite:///~/in-the-home-directory.db"
 
@@ -251,7 +249,7 @@ class SQLiteStore:
                 raise StoreError(f"the store {self.url} is not open")
             self._check_process()
             if self._heart is None:
-                self._heart = self._file.connect(cache_bytes=_HEART_CACHE_BYTES)
+                self._heart = self._file.connect()
                 self._heart.execute("PRAGMA wal_autocheckpoint = 0")  # the upkeep's business
             heart = self._heart
             try:

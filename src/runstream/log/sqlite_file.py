@@ -24,6 +24,9 @@ APPLICATION_ID = 0x7273746D
 _VERSION = 1
 # Flushes of 100 runs fit into a page or two, and rows up to this size are stored in one piece.
 _PAGE_BYTES = 16_384
+# What each connection keeps of the file. There are six of them, each with its own kind of work, and the system's cache
+# is behind them: SQLite's 2 MB each were a good part of what a server with few streams took.
+_CACHE_BYTES = 524_288
 # The log ahead of the file is cut back to this after it had to grow.
 _WAL_BYTES = 64_000_000
 
@@ -104,12 +107,11 @@ class StoreFile:
     synchronous: Synchronous
     busy_timeout_s: float
 
-    def connect(self, *, busy_timeout_s: float | None = None, cache_bytes: int | None = None) -> sqlite3.Connection:
+    def connect(self, *, busy_timeout_s: float | None = None) -> sqlite3.Connection:
         """A connection to the file, in autocommit mode, which any one thread at a time may use.
 
-        `busy_timeout_s`: how long its calls wait for others, if not as long as the file's. `cache_bytes`: what it may
-        keep of the file, if less than SQLite's 2 MB. Creates the file where there is none. Raises StoreError,
-        StoreUnavailable.
+        `busy_timeout_s`: how long its calls wait for others, if not as long as the file's. Creates the file where there
+        is none. Raises StoreError, StoreUnavailable.
         """
         import sqlite3
 
@@ -132,8 +134,7 @@ class StoreFile:
             self._prepare(connection)
             if busy_timeout_s is not None:
                 connection.execute(f"PRAGMA busy_timeout = {round(busy_timeout_s * 1000)}")
-            if cache_bytes is not None:
-                connection.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_BYTES // 1024}")
         except BaseException as error:
             self.close(connection)
             if isinstance(error, sqlite3.Error):

@@ -30,8 +30,6 @@ _KEEP_ROWS = 16
 _CHECKPOINT_S, _CHECKPOINT_BYTES, _CHECKPOINT_COMMITS = 10.0, 8_000_000, 1000
 # How long it waits for something to do, and between parts of what there is to do, which others find their place in.
 _IDLE_S, _PAUSE_S = 1.0, 0.001
-# It reads and writes each page once.
-_CACHE_BYTES = 1_000_000
 # It need not wait long for other processes: there is another time.
 _BUSY_S = 0.1
 
@@ -46,9 +44,9 @@ class Upkeep:
         self._known = known
         self._at_work = at_work
         self._times = times
-        self._connection = file.connect(busy_timeout_s=_BUSY_S, cache_bytes=_CACHE_BYTES)
+        self._connection = file.connect(busy_timeout_s=_BUSY_S)
         try:
-            self._checkpointer = file.connect(busy_timeout_s=_BUSY_S, cache_bytes=_CACHE_BYTES)
+            self._checkpointer = file.connect(busy_timeout_s=_BUSY_S)
         except BaseException:
             file.close(self._connection)
             raise

@@ -31,8 +31,6 @@ T = TypeVar("T")
 
 # What is larger is the thread's: whoever calls is to go on within a fraction of a millisecond.
 _NOW_BYTES = 131_072
-# What is written by the caller's thread is small.
-_SMALL_CACHE_BYTES = 262_144
 # Where the disk has kept a caller for so long, callers leave all to the thread for a while; longer each time in a row.
 _SLOW_S, _SLOW_FIRST_S, _SLOW_FOR_S = 0.005, 0.25, 16.0
 
@@ -167,7 +165,7 @@ class Writer(Lane[Ledger]):
             self._identity = self._file.identity()
             self._ledger = self._ledger_of(self._connection)
             if self._file.synchronous == "NORMAL":
-                self._quick_connection = self._connect(busy_timeout_s=0.0, cache_bytes=_SMALL_CACHE_BYTES)
+                self._quick_connection = self._connect(busy_timeout_s=0.0)
                 opened.callback(self._file.close, self._quick_connection)
                 quick = self._ledger_of(self._quick_connection)
             self._known.journal_bytes = 1  # of others that have not compacted theirs, perhaps
